@@ -1,0 +1,39 @@
+# Every target works on a fresh machine: what it needs is made first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test test-fast check format clean
+
+run: $(VENV)/installed ## Serve the app on http://localhost:7860
+	$(BIN)/python app.py
+
+test: $(VENV)/installed-dev ## All tests: real runs and a real browser
+	$(BIN)/python -m pytest -m "not gpu"
+
+test-fast: $(VENV)/installed-dev ## Tests without torch and without a browser, under 90 seconds
+	$(BIN)/python -m pytest -m "not gpu and not train and not browser"
+
+check: $(VENV)/installed-dev ## Format, lint, types, then all tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(MAKE) test
+
+format: $(VENV)/installed-dev ## Put the code into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove the virtual environment and caches; runs and models stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@

@@ -1,0 +1,21 @@
+"""The page: `python app.py` serves it on port 7860; on a Hugging Face Space this file is started as it is.
+
+Promises that torch is never imported here and that nothing happens at import. Training and answering are done by child
+processes; ending this program ends neither a run nor its supervisor.
+"""
+
+from __future__ import annotations
+
+from gemma_ft.settings import Settings
+from gemma_ft.ui.page import build_page, launch_options
+from gemma_ft.ui.services import Services
+
+
+def main() -> None:
+    """Build the page from the environment's settings and serve it until interrupted."""
+    services = Services(Settings.from_env())
+    build_page(services).launch(**launch_options(services))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""The command line: the same runs as on the page, from a terminal.
+
+Promises exit codes that a script can use: 0 finished, 1 failed, 2 bad configuration or data, 3 stopped. Everything it
+does goes through the job manager and the run folders, so the page shows what was started here and the other way
+round.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec
+
+import typer
+
+from gemma_ft import __version__
+from gemma_ft.check import check, plan
+from gemma_ft.config import load_config
+from gemma_ft.errors import ConfigError, DataError, GemmaFtError, RunNotFound
+from gemma_ft.jobs.manager import JobManager
+from gemma_ft.jobs.spawn import PROJECT_ROOT, own_environment
+from gemma_ft.monitor.log import read_log
+from gemma_ft.monitor.summary import Summary, summarise
+from gemma_ft.reference import reference
+from gemma_ft.rundir import ACTIVE, RunDir, RunState
+from gemma_ft.settings import Settings
+
+P = ParamSpec("P")
+FAILED, BAD_INPUT, STOPPED = 1, 2, 3
+EXIT_CODES = {"finished": 0, "failed": FAILED, "stopped": STOPPED, "interrupted": STOPPED}
+FOLLOW_SECONDS = 0.3
+
+app = typer.Typer(
+    name="gemma_ft", help="Fine-tune Gemma models.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+)
+ConfigFile = Annotated[Path, typer.Argument(help="A run's configuration, YAML or JSON.")]
+RunId = Annotated[str, typer.Argument(help="The run's id, as `runs` lists it, or `last`.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def tells_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Print our errors in one place: title, what happened, what to do; no traceback."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except GemmaFtError as exc:
+            _tell_error(exc.report.title, exc.report.what_happened, exc.report.what_to_do)
+            bad_input = isinstance(exc, (ConfigError, DataError, RunNotFound))
+            raise typer.Exit(BAD_INPUT if bad_input else FAILED) from exc
+
+    return wrapped
+
+
+@app.command()
+@tells_errors
+def train(
+    config_file: ConfigFile,
+    detach: Annotated[bool, typer.Option(help="Return as soon as the run has started.")] = False,
+) -> None:
+    """Start a run and follow it; Ctrl-C stops it and saves, a second Ctrl-C cancels it."""
+    config = load_config(config_file)
+    settings = Settings.from_env()
+    report = check(config, has_token=settings.hub_token is not None)
+    if not report["ok"]:
+        _tell_problems(report["problems"])
+        raise typer.Exit(BAD_INPUT)
+    manager = JobManager(settings)
+    run = manager.start(config)
+    typer.echo(f"Run {run.run_id} in {run.path}")
+    if not detach:
+        _follow(manager, run)
+
+
+@app.command("check")
+@tells_errors
+def check_command(config_file: ConfigFile, as_json: AsJson = False) -> None:
+    """Say everything that is wrong with a configuration and its data, without starting anything."""
+    config = load_config(config_file)
+    report = check(config, has_token=Settings.from_env().hub_token is not None)
+    if as_json:
+        typer.echo(json.dumps(report, ensure_ascii=False))
+    else:
+        _tell_problems(report["problems"])
+        if data := report["data"]:
+            steps = plan(config, data["train_rows"])
+            typer.echo(f"{data['train_rows']} rows to train on, {data['validation_rows']} held out, {steps} steps.")
+        typer.echo("Ready to start." if report["ok"] else "Not ready.")
+    raise typer.Exit(0 if report["ok"] else BAD_INPUT)
+
+
+@app.command()
+@tells_errors
+def runs(as_json: AsJson = False) -> None:
+    """List all runs, newest first."""
+    manager = JobManager(Settings.from_env())
+    summaries = [summarise(run, manager.state(run)) for run in manager.runs()]
+    if as_json:
+        typer.echo(json.dumps(summaries, ensure_ascii=False))
+        return
+    for summary in summaries:
+        typer.echo(f"{summary['run_id']:<48} {summary['status']:<12} {_steps(summary):<16} {summary['model']}")
+    if not summaries:
+        typer.echo("No runs yet. Start one: python -m gemma_ft train examples/try_it.yaml")
+
+
+@app.command()
+@tells_errors
+def show(run_id: RunId, as_json: AsJson = False) -> None:
+    """Show one run: status, progress, and why it failed if it did."""
+    manager = JobManager(Settings.from_env())
+    run = _open(manager, run_id)
+    state = manager.state(run)
+    summary = summarise(run, state)
+    if as_json:
+        typer.echo(json.dumps(summary, ensure_ascii=False))
+        return
+    typer.echo(f"{summary['run_id']}: {summary['status']} {_steps(summary)}")
+    for name, value in summary["metrics"].items():
+        typer.echo(f"  {name}: {value}")
+    typer.echo(f"  folder: {summary['folder']}")
+    _tell_state_error(state)
+
+
+@app.command()
+@tells_errors
+def stop(
+    run_id: RunId, cancel: Annotated[bool, typer.Option("--cancel", help="Do not save a checkpoint.")] = False
+) -> None:
+    """Stop a run at its next step and save a checkpoint to resume from."""
+    manager = JobManager(Settings.from_env())
+    run = manager.stop(_open(manager, run_id).run_id, save=not cancel)
+    typer.echo(f"Asked {run.run_id} to {'cancel' if cancel else 'stop and save'}.")
+
+
+@app.command()
+@tells_errors
+def resume(run_id: RunId, detach: Annotated[bool, typer.Option(help="Return at once.")] = False) -> None:
+    """Go on with a stopped, failed or interrupted run from its last checkpoint."""
+    manager = JobManager(Settings.from_env())
+    run = _open(manager, run_id)
+    offset = run.log.stat().st_size if run.log.exists() else 0
+    manager.resume(run.run_id)
+    if not detach:
+        _follow(manager, run, offset)
+
+
+@app.command()
+@tells_errors
+def export(
+    run_id: RunId,
+    target: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
+    merge: Annotated[bool, typer.Option("--merge", help="Add the adapter into the base weights.")] = False,
+) -> None:
+    """Write a finished model to a folder of its own."""
+    settings = Settings.from_env()
+    run = _open(JobManager(settings), run_id)
+    command = [sys.executable, "-m", "gemma_ft.engine.export", str(run.path), str(target.resolve())]
+    environment = own_environment(hub_token=settings.hub_token) | {"GEMMA_FT_HOME": str(settings.home)}
+    ended = subprocess.run([*command, *(["--merge"] if merge else [])], env=environment, cwd=PROJECT_ROOT, check=False)
+    if ended.returncode:
+        raise typer.Exit(FAILED)
+    typer.echo(f"Wrote {target}")
+
+
+@app.command("knobs")
+def knobs_command() -> None:
+    """Print every setting of a run as a page of Markdown."""
+    typer.echo(reference(), nl=False)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def _open(manager: JobManager, run_id: str) -> RunDir:
+    """Return a run by its id; `last` is the newest."""
+    if run_id == "last" and (newest := manager.runs()):
+        return newest[0]
+    return manager.open(run_id)
+
+
+def _follow(manager: JobManager, run: RunDir, offset: int = 0) -> None:
+    """Print the run's log until it ends; Ctrl-C becomes a wish. Leaves with the exit code of the outcome."""
+    asked = 0
+
+    def ask(*_: object) -> None:
+        nonlocal asked
+        asked += 1
+        run.wish("stop" if asked == 1 else "cancel")
+        typer.echo("Stopping and saving (Ctrl-C again to cancel) ..." if asked == 1 else "Cancelling ...", err=True)
+
+    signal.signal(signal.SIGINT, ask)
+    ended = False
+    while not ended:
+        state = manager.state(run)
+        ended = state.status not in ACTIVE
+        text, offset = read_log(run.log, offset)
+        typer.echo(text, nl=False)
+        if not ended:
+            time.sleep(FOLLOW_SECONDS)
+    _tell_state_error(state)
+    typer.echo(f"Run {run.run_id} has {state.status}." if state.status != "interrupted" else "The run was interrupted.")
+    if state.status == "finished":
+        typer.echo(f"The model is in {run.model}")
+    bad_input = state.error is not None and state.error.kind in ("config", "data")
+    raise typer.Exit(BAD_INPUT if bad_input and state.status == "failed" else EXIT_CODES[state.status])
+
+
+def _steps(summary: Summary) -> str:
+    return f"step {summary['step']}/{summary['max_steps']}" if summary["max_steps"] else summary["phase"]
+
+
+def _tell_problems(problems: list[dict[str, Any]]) -> None:
+    for problem in problems:
+        row = f"row {problem['row']}: " if problem["row"] else ""
+        typer.echo(f"{problem['severity']}: {row}{problem['message']}\n  {problem['fix']}", err=True)
+
+
+def _tell_state_error(state: RunState) -> None:
+    if state.error:
+        _tell_error(state.error.title, state.error.what_happened, state.error.what_to_do)
+
+
+def _tell_error(title: str, what_happened: str, what_to_do: str) -> None:
+    typer.echo(f"{title}\n  {what_happened}\n  What to do: {what_to_do}", err=True)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m gemma_ft")

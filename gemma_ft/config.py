@@ -1,0 +1,225 @@
+"""A training run as one frozen value: `RunConfig`, every knob declared once.
+
+A knob's declaration carries its default, range, unit and help; the form on the page, the check, the command line and
+`docs/config.md` all read it from here. Promises that a config which exists is valid in itself (ranges, names, fields
+that belong together) and that it round-trips through JSON and YAML. Whether the data, the model or the Hub repo exist
+is not looked at here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+
+from gemma_ft.errors import ConfigError
+
+DEMO_MODEL = "demo/gemma-3-tiny"
+REPO_NAME = re.compile(r"^([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*$")
+
+
+def knob(default: Any, text: str, *, unit: str = "", **limits: Any) -> Any:
+    """Declare one setting: its default, its help in one line, its unit, and its limits (`ge`, `gt`, `le`, `lt`)."""
+    return Field(default=default, description=text, json_schema_extra={"unit": unit}, **limits)
+
+
+class Section(BaseModel):
+    """Base of the sections: frozen, and a key nobody knows is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ModelConfig(Section):
+    """Which Gemma is tuned."""
+
+    id: str = knob(DEMO_MODEL, "The offline demo, a Gemma on the Hugging Face Hub, or a local folder.", min_length=1)
+    revision: str | None = knob(None, "Branch, tag or commit of a Hub model; empty means its main branch.")
+    precision: Literal["auto", "bfloat16", "float32"] = knob(
+        "auto", "Number format of the weights; auto is bfloat16 where the GPU has it, else float32."
+    )
+
+
+class DataConfig(Section):
+    """What it learns from."""
+
+    source: Literal["example", "file"] = knob("example", "Bundled example rows, or a file of your own.")
+    id: str | None = knob("capitals", "Name of the bundled example.")
+    path: str | None = knob(None, "The file, for the source `file`: JSON Lines (.jsonl) or a JSON array (.json).")
+    format: Literal["auto", "messages", "prompt_completion"] = knob("auto", "Shape of the rows; auto looks at them.")
+    columns: dict[str, str] = knob({}, "Which of your columns holds `messages`, or `prompt` and `completion`.")
+    validation_fraction: float = knob(0.1, "Share of the rows held out to measure progress.", ge=0, le=0.5)
+    max_rows: int | None = knob(None, "Use at most this many rows; empty means all.", unit="rows", ge=2)
+    shuffle: bool = knob(True, "Mix the rows before they are split.")
+    seed: int = knob(42, "Seed of the mixing and the split.", ge=0)
+    drop_bad_rows: bool = knob(False, "Leave out rows that cannot be used instead of refusing to start.")
+
+    @model_validator(mode="after")
+    def _source_is_complete(self) -> Self:
+        if self.source == "file" and not self.path:
+            raise ValueError("path is missing: the source `file` needs the file to read")
+        if self.source == "example" and not self.id:
+            raise ValueError("id is missing: the source `example` needs the name of an example")
+        return self
+
+
+class MethodConfig(Section):
+    """How the weights may change."""
+
+    objective: Literal["sft"] = knob("sft", "Supervised fine-tuning: learn to give the answers in the data.")
+    adapter: Literal["lora", "none"] = knob("lora", "LoRA trains a small adapter; none trains every weight.")
+    rank: int = knob(16, "Width of the LoRA matrices; more can hold more, and costs more memory.", ge=1, le=256)
+    alpha: int = knob(32, "Strength of the adapter, often twice the rank.", ge=1, le=512)
+    dropout: float = knob(0.05, "Share of the adapter's inputs that is dropped while training.", ge=0, le=0.5)
+
+
+class TrainingConfig(Section):
+    """How long and how hard it is trained."""
+
+    epochs: float = knob(3.0, "How often each row is seen.", unit="passes over the data", gt=0, le=1000)
+    max_steps: int | None = knob(None, "Stop after this many optimizer steps; replaces epochs.", unit="steps", ge=1)
+    learning_rate: float = knob(2e-4, "Size of a step; LoRA likes about 2e-4, full tuning 2e-5.", gt=0, le=1)
+    schedule: Literal["linear", "cosine", "constant"] = knob("linear", "How the learning rate falls over the run.")
+    warmup_fraction: float = knob(0.05, "Share of the run in which the learning rate rises to full size.", ge=0, le=0.5)
+    weight_decay: float = knob(0.0, "Pull of the trained weights towards zero.", ge=0, le=1)
+    max_grad_norm: float = knob(1.0, "Longer gradients are shortened to this norm.", gt=0)
+    batch_size: int = knob(8, "Rows that go through the model at once.", unit="rows", ge=1, le=1024)
+    accumulation: int = knob(1, "Batches that are added up before a step is made.", unit="batches", ge=1, le=1024)
+    max_length: int = knob(1024, "Longer rows are cut to this length.", unit="tokens", ge=8, le=131072)
+    gradient_checkpointing: bool = knob(False, "Compute some things twice to need less memory.")
+    seed: int = knob(42, "Seed of the adapter's start, the dropout and the order of the rows.", ge=0)
+    log_every: int = knob(1, "A point on the chart every so many steps.", unit="steps", ge=1)
+    eval_every: int = knob(50, "Measure the held-out rows every so many steps; 0 only at the end.", unit="steps", ge=0)
+    save_every: int = knob(50, "Save a checkpoint every so many steps; 0 only at the end.", unit="steps", ge=0)
+    keep_checkpoints: int = knob(2, "How many checkpoints stay on the disk.", unit="checkpoints", ge=1, le=100)
+
+
+class EvaluationConfig(Section):
+    """What is asked while it trains."""
+
+    prompts: tuple[str, ...] = knob((), "Questions answered before, during and after training.", max_length=8)
+    max_new_tokens: int = knob(64, "Longest answer to these questions.", unit="tokens", ge=1, le=2048)
+
+
+class PublishConfig(Section):
+    """Where the result goes."""
+
+    repo: str | None = knob(None, "Hub repository for the result, as name or owner/name; empty keeps it here.")
+    private: bool = knob(True, "Only you can see the repository.")
+
+    @field_validator("repo")
+    @classmethod
+    def _repo_is_a_name(cls, repo: str | None) -> str | None:
+        if repo is not None and (not REPO_NAME.match(repo) or ".." in repo or "--" in repo):
+            raise ValueError(f"{repo!r} is no repository name; use letters, digits, '-', '_' and '.', as in owner/name")
+        return repo
+
+
+class ComputeConfig(Section):
+    """Where it runs."""
+
+    where: Literal["local"] = knob("local", "On this machine.")
+
+
+class RunConfig(Section):
+    """Everything that makes a run; enough to repeat it."""
+
+    name: str = knob("my-gemma", "A label of your choice.", min_length=1, max_length=80)
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    method: MethodConfig = MethodConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    publish: PublishConfig = PublishConfig()
+    compute: ComputeConfig = ComputeConfig()
+
+    def to_yaml(self) -> str:
+        """Return the config as YAML that `parse_config` reads back to an equal value."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def knobs() -> Iterator[tuple[str, FieldInfo]]:
+    """Yield every knob as (`section.name`, declaration), in order; the run's own name comes first."""
+    for name, field in RunConfig.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            for inner, declared in field.annotation.model_fields.items():
+                yield f"{name}.{inner}", declared
+        else:
+            yield name, field
+
+
+def parse_config(values: Mapping[str, Any]) -> RunConfig:
+    """Make a `RunConfig` from plain values.
+
+    Raises `ConfigError` with one line per mistake: where it is, what is wrong, and the nearest known key.
+    """
+    try:
+        return RunConfig.model_validate(dict(values))
+    except ValidationError as exc:
+        lines = [_explain(error) for error in exc.errors()]
+        raise ConfigError("\n".join(lines), "Change these settings and try again.") from exc
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read a config from a YAML or JSON file; a relative `data.path` counts from that file's folder.
+
+    Raises `ConfigError` when the file is missing, is not YAML or JSON, or holds no valid config.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        raise ConfigError(f"There is no file {path}.", "Check the path.") from exc
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path} cannot be read: {exc}.", "Give a YAML or JSON text file.") from exc
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"{path} is neither YAML nor JSON: {exc}", "Mend the place that is named.") from exc
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no settings.", "Write `name: ...`, `model: ...` and so on; see examples/.")
+    config = parse_config(values)
+    if config.data.path is None:
+        return config
+    data = config.data.model_copy(update={"path": str((path.parent / config.data.path).resolve())})
+    return config.model_copy(update={"data": data})
+
+
+def config_from_json(text: str) -> RunConfig:
+    """Read a stored `config.json`."""
+    return parse_config(json.loads(text))
+
+
+def _explain(error: Any) -> str:
+    """Say one pydantic error in words: `training.rank: must be at most 256, got 1000`."""
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{where}: there is no such setting.{_nearest(error['loc'])}"
+    limits = {"greater_than_equal": "at least {ge}", "less_than_equal": "at most {le}"}
+    limits |= {"greater_than": "more than {gt}", "less_than": "less than {lt}"}
+    if wording := limits.get(error["type"]):
+        return f"{where}: must be {wording.format(**error['ctx'])}, got {error['input']!r}"
+    if error["type"] == "value_error":
+        return f"{where}: {error['ctx']['error']}"
+    return f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}"
+
+
+def _nearest(loc: tuple[str | int, ...]) -> str:
+    """Name the known key that looks most like the last part of `loc`, in its own section or in another."""
+    section = RunConfig.model_fields.get(str(loc[0])) if len(loc) > 1 else None
+    kind = section.annotation if section else RunConfig
+    known = list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+    if near := difflib.get_close_matches(str(loc[-1]), known, n=1):
+        return f" Did you mean {near[0]!r}?"
+    everywhere = {path.rpartition(".")[2]: path for path, _ in knobs()}
+    if near := difflib.get_close_matches(str(loc[-1]), everywhere, n=1, cutoff=0.75):
+        return f" Did you mean {everywhere[near[0]]!r}?"
+    return f" Known here: {', '.join(known)}."
+
+
+def choices(declared: FieldInfo) -> tuple[str, ...]:
+    """Return the allowed words of a knob that is a choice, else an empty tuple."""
+    return get_args(declared.annotation) if str(declared.annotation).startswith("typing.Literal") else ()

@@ -1,0 +1,1 @@
+"""Data: bundled files and whatever reads, checks and prepares training rows."""

@@ -1,0 +1,102 @@
+"""Every error that is meant for a person.
+
+Each one says what happened and what to do; nothing here knows how it will be shown. Bugs are not in this tree: they
+stay ordinary exceptions and surface with their traceback.
+
+    GemmaFtError
+    ├── ConfigError        the configuration is wrong; the person edits it and tries again
+    ├── DataError          the training data cannot be used; the person mends the file or the mapping
+    ├── ModelError         the model cannot be loaded; the person picks another or gets access
+    ├── HubError           the Hub refused or did not answer; the person checks token, name or network
+    ├── RunNotFound        no run has this id; the person picks one from the list
+    ├── RunBusy            the run, or another one, is in a state that forbids this; the person waits or stops it
+    ├── EngineError        the chat process failed; the person reads the reason and asks again
+    └── StopRequested      not a failure: a person (or a lost supervisor) asked the trainer to leave
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class ErrorReport(BaseModel):
+    """A failure as it is stored in `state.json` and shown on the page and in the terminal."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: str
+    title: str
+    what_happened: str
+    what_to_do: str
+
+
+class GemmaFtError(Exception):
+    """Base of all errors with a message for a person: a title, what happened, and what to do."""
+
+    kind = "error"
+    title = "Something went wrong"
+
+    def __init__(self, what_happened: str, what_to_do: str = "", *, title: str | None = None) -> None:
+        super().__init__(f"{what_happened} {what_to_do}".strip())
+        self.report = ErrorReport(
+            kind=self.kind,
+            title=title or self.title,
+            what_happened=what_happened,
+            what_to_do=what_to_do,
+        )
+
+
+class ConfigError(GemmaFtError):
+    """The configuration is wrong; edit it and try again."""
+
+    kind = "config"
+    title = "The configuration is not valid"
+
+
+class DataError(GemmaFtError):
+    """The training data cannot be used; mend the file or the column mapping."""
+
+    kind = "data"
+    title = "The training data cannot be used"
+
+
+class ModelError(GemmaFtError):
+    """The model cannot be loaded; pick another one or get access to it."""
+
+    kind = "model"
+    title = "The model cannot be loaded"
+
+
+class HubError(GemmaFtError):
+    """The Hub refused or did not answer; check the token, the name and the network."""
+
+    kind = "hub"
+    title = "The Hugging Face Hub refused"
+
+
+class RunNotFound(GemmaFtError):
+    """No run has this id; pick one from the list."""
+
+    kind = "run_not_found"
+    title = "No such run"
+
+
+class RunBusy(GemmaFtError):
+    """The run, or another one, is in a state that forbids this; wait or stop it."""
+
+    kind = "busy"
+    title = "Not possible right now"
+
+
+class EngineError(GemmaFtError):
+    """The chat process failed; read the reason and ask again."""
+
+    kind = "engine"
+    title = "The model could not answer"
+
+
+class StopRequested(GemmaFtError):
+    """Not a failure: the trainer was asked to leave, and by whom."""
+
+    kind = "stop"
+    title = "Stopped on request"

@@ -1,0 +1,56 @@
+"""The one place where a child process of ours is born.
+
+Promises that a child gets no secret it was not handed, no terminal, and no pipe that could break when this process
+dies; and that it leads a session of its own, so that neither Ctrl-C here nor the end of this process reaches it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+
+ALLOWED = (
+    "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "SYSTEM",
+    "GEMMA_FT_HOME", "HF_HOME", "HF_ENDPOINT", "OMP_NUM_THREADS", "SSL_CERT_FILE", "SSL_CERT_DIR",
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+)  # fmt: skip
+ALLOWED_PREFIXES = ("CUDA_", "NVIDIA_", "NCCL_", "PYTORCH_", "HF_HUB_", "HF_XET_")
+FIXED = {
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONPATH": str(PROJECT_ROOT),
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+def child_environment(environ: Mapping[str, str], *, hub_token: str | None = None) -> dict[str, str]:
+    """Return what a child may know: an allow-list of `environ`, our fixed settings, and the token it is handed."""
+    kept = {k: v for k, v in environ.items() if k in ALLOWED or k.startswith(ALLOWED_PREFIXES)}
+    token = {"HF_TOKEN": hub_token} if hub_token else {}
+    return {**kept, **FIXED, **token}
+
+
+def spawn(
+    module: str, arguments: Sequence[str], *, log: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start `python -m module arguments...` in a session of its own, its output appended to the file `log`."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(environment),
+            cwd=PROJECT_ROOT,
+            start_new_session=True,
+        )
+
+
+def own_environment(*, hub_token: str | None = None) -> dict[str, str]:
+    """Return `child_environment` of this process."""
+    return child_environment(os.environ, hub_token=hub_token)

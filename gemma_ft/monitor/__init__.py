@@ -1,0 +1,1 @@
+"""Reading what happens: the machine, and the facts of a run."""

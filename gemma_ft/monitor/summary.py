@@ -1,0 +1,45 @@
+"""A run in one flat object, as the list of runs, the API and `show` give it.
+
+Promises plain JSON values, cheap enough for hundreds of runs: the newest step comes from the end of the file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gemma_ft.errors import ConfigError
+from gemma_ft.monitor.facts import last_step
+from gemma_ft.rundir import RunDir, RunState
+
+Summary = dict[str, Any]
+METRICS = ("loss", "learning_rate", "grad_norm", "epoch", "tokens", "token_accuracy")
+
+
+def summarise(run: RunDir, state: RunState) -> Summary:
+    """Return what there is to say about a run; `state` is the true one, from the job manager."""
+    step = last_step(run.events)
+    return {
+        "run_id": run.run_id,
+        **_described(run),
+        "status": state.status,
+        "phase": state.phase,
+        "created_at": state.created_at,
+        "started_at": state.started_at,
+        "ended_at": state.ended_at,
+        "attempt": state.attempt,
+        "step": step.get("step", 0),
+        "max_steps": step.get("max_steps"),
+        "metrics": {name: step[name] for name in METRICS if name in step},
+        "has_model": run.model.is_dir(),
+        "error": state.error.model_dump() if state.error else None,
+        "folder": str(run.path),
+    }
+
+
+def _described(run: RunDir) -> dict[str, str | None]:
+    """Return the run's label, model and method; a config that this version cannot read hides no run."""
+    try:
+        config = run.config()
+    except (ConfigError, OSError, ValueError):
+        return {"name": run.run_id, "model": None, "adapter": None}
+    return {"name": config.name, "model": config.model.id, "adapter": config.method.adapter}

@@ -1,0 +1,202 @@
+"""The run folder: the only truth about a run, and the names of the files in it.
+
+Promises that `state.json` is replaced in one piece, that a run id is safe as a folder name whatever the person typed,
+and that no function here deletes a run. Who may write which file: the person's side (page, command line) makes the
+folder and the wishes; the supervisor alone writes `state.json` once it is there; the trainer writes the facts, the
+checkpoints and the result. Does not start or look at processes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from gemma_ft.config import RunConfig, config_from_json
+from gemma_ft.errors import ErrorReport, RunNotFound
+
+Status = Literal["queued", "preparing", "training", "stopping", "finished", "stopped", "failed", "interrupted"]
+Wish = Literal["stop", "cancel"]
+
+ACTIVE: frozenset[Status] = frozenset({"queued", "preparing", "training", "stopping"})
+RESUMABLE: frozenset[Status] = frozenset({"stopped", "failed", "interrupted"})
+
+
+class ProcessId(BaseModel):
+    """A process that cannot be mistaken for a later one with the same number: its pid and when it was created."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pid: int
+    created: float
+
+
+class StopProgress(BaseModel):
+    """Where a stop stands: who asked for what, the rung of the ladder, and when the next rung is due (unix seconds)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    wish: Wish
+    rung: Literal["asked", "terminated", "killed"] = "asked"
+    next_rung_at: float | None = None
+
+
+class RunState(BaseModel):
+    """What `state.json` holds. Times are unix seconds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    status: Status = "queued"
+    phase: str = ""
+    created_at: float
+    started_at: float | None = None
+    ended_at: float | None = None
+    heartbeat: float | None = None
+    attempt: int = 1
+    supervisor: ProcessId | None = None
+    trainer: ProcessId | None = None
+    exit_code: int | None = None
+    stop: StopProgress | None = None
+    error: ErrorReport | None = None
+    last_line: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """One run's folder, by path. Cheap to make; nothing is read before it is asked for."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def config_file(self) -> Path:
+        """The whole `RunConfig`, written once."""
+        return self.path / "config.json"
+
+    @property
+    def state_file(self) -> Path:
+        """The status and what belongs to it."""
+        return self.path / "state.json"
+
+    @property
+    def events(self) -> Path:
+        """The trainer's facts."""
+        return self.path / "events.jsonl"
+
+    @property
+    def system(self) -> Path:
+        """The supervisor's samples of the machine."""
+        return self.path / "system.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What the trainer printed."""
+        return self.path / "output.log"
+
+    @property
+    def supervisor_log(self) -> Path:
+        """What the supervisor printed; empty unless something went wrong with it."""
+        return self.path / "supervisor.log"
+
+    @property
+    def wishes(self) -> Path:
+        """The folder of wish files."""
+        return self.path / "wishes"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints to resume from."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The result: an adapter or full weights."""
+        return self.path / "model"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    def config(self) -> RunConfig:
+        """Read the run's configuration."""
+        return config_from_json(self.config_file.read_text(encoding="utf-8"))
+
+    def state(self) -> RunState:
+        """Read the run's state as the file tells it; whether the processes in it still live is another question."""
+        return RunState.model_validate_json(self.state_file.read_text(encoding="utf-8"))
+
+    def write_state(self, state: RunState, *, sync: bool = True) -> None:
+        """Replace the state in one piece; `sync=False` for a mere heartbeat."""
+        replace_file(self.state_file, state.model_dump_json(indent=1), sync=sync)
+
+    def wish(self, wish: Wish) -> None:
+        """Leave a wish for the supervisor and the trainer; asking twice is asking once."""
+        self.wishes.mkdir(exist_ok=True)
+        (self.wishes / wish).touch()
+
+    def wished(self) -> Wish | None:
+        """Return the strongest wish that is waiting: `cancel` before `stop`."""
+        for wish in ("cancel", "stop"):
+            if (self.wishes / wish).exists():
+                return wish
+        return None
+
+    def clear_wishes(self) -> None:
+        """Remove the wishes: they have been granted."""
+        for wish in ("cancel", "stop"):
+            (self.wishes / wish).unlink(missing_ok=True)
+
+
+def create_run(runs: Path, config: RunConfig) -> RunDir:
+    """Make the folder of a new, queued run and return it."""
+    run = RunDir(runs / new_run_id(config))
+    run.path.mkdir(parents=True)
+    run.wishes.mkdir()
+    replace_file(run.config_file, config.model_dump_json(indent=1))
+    run.write_state(RunState(created_at=time.time()))
+    return run
+
+
+def open_run(runs: Path, run_id: str) -> RunDir:
+    """Return the folder of an existing run. Raises `RunNotFound`, also for ids that try to leave the folder."""
+    run = RunDir(runs / run_id)
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", run_id) or not run.state_file.is_file():
+        raise RunNotFound(f"There is no run {run_id!r}.", "`python -m gemma_ft runs` lists those that exist.")
+    return run
+
+
+def list_runs(runs: Path) -> list[RunDir]:
+    """Return every run in the folder, newest first; the id begins with the time, so names sort by it."""
+    found = [RunDir(path) for path in runs.iterdir()] if runs.is_dir() else []
+    return sorted((run for run in found if run.state_file.is_file()), key=lambda run: run.run_id, reverse=True)
+
+
+def new_run_id(config: RunConfig) -> str:
+    """Make an id such as `20261123-141502-capitals-lora-7f3a`: sortable by time, unique, safe in paths."""
+    plain = unicodedata.normalize("NFKD", config.name).encode("ascii", "ignore").decode().lower()
+    label = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:32].strip("-") or "run"
+    method = config.method.adapter if config.method.adapter != "none" else "full"
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{label}-{method}-{secrets.token_hex(2)}"
+
+
+def replace_file(path: Path, text: str, *, sync: bool = True) -> None:
+    """Write `text` beside `path` and rename it into place: a reader sees the old or the new file, never a part."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+    aside.replace(path)

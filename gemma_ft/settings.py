@@ -1,0 +1,66 @@
+"""Where this installation keeps its things and how it listens: read once from the environment, then handed down.
+
+Promises that no other module of the page or of the jobs reads the environment for configuration. Does not create
+folders.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+SPACE_VOLUME = Path("/data")
+DEFAULT_PORT = 7860
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """The few facts about the machine that everything else depends on.
+
+    `hub_token` is the token of the person who runs this machine; on a Space it stays `None`, because there the visitors
+    are other people and must never act with the owner's token.
+    """
+
+    home: Path
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    on_space: bool = False
+    hub_token: str | None = None
+
+    @property
+    def runs(self) -> Path:
+        """The folder that holds one folder per run."""
+        return self.home / "runs"
+
+    @property
+    def models(self) -> Path:
+        """The folder for models built on this machine."""
+        return self.home / "models"
+
+    @property
+    def engine_log(self) -> Path:
+        """What the engine process prints, for when it fails."""
+        return self.home / "engine.log"
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read `GEMMA_FT_HOME`, `GRADIO_SERVER_NAME`, `GRADIO_SERVER_PORT`, `SYSTEM` and `HF_TOKEN`."""
+        env = os.environ if environ is None else environ
+        on_space = env.get("SYSTEM") == "spaces"
+        return cls(
+            home=_home(env, on_space=on_space),
+            host=env.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if on_space else "127.0.0.1"),
+            port=int(env.get("GRADIO_SERVER_PORT") or DEFAULT_PORT),
+            on_space=on_space,
+            hub_token=None if on_space else env.get("HF_TOKEN") or None,
+        )
+
+
+def _home(env: Mapping[str, str], *, on_space: bool) -> Path:
+    if chosen := env.get("GEMMA_FT_HOME"):
+        return Path(chosen).expanduser().resolve()
+    if on_space and os.access(SPACE_VOLUME, os.W_OK):
+        return SPACE_VOLUME / "gemma_ft"
+    return Path(env.get("HOME") or Path.home()) / ".gemma_ft"

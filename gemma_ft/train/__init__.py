@@ -1,0 +1,1 @@
+"""Training: building the demo model and running fine-tuning."""

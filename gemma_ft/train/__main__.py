@@ -1,0 +1,111 @@
+"""`python -m gemma_ft.train RUN_DIR`: the trainer, one run from its configuration to its result.
+
+Promises that its last fact is a `result` with the outcome, whatever happens short of SIGKILL, and an exit code that
+agrees: 0 finished, 1 failed, 2 bad configuration or data, 3 stopped. Cheap checks come first: the data and the Hub
+repository are known to be good before torch is imported.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from gemma_ft.data.prepare import prepare
+from gemma_ft.errors import ErrorReport, HubError, StopRequested
+from gemma_ft.events import FactWriter
+from gemma_ft.hub.cards import model_card
+from gemma_ft.hub.upload import ensure_repo, upload_model
+from gemma_ft.rundir import RunDir
+from gemma_ft.settings import Settings
+from gemma_ft.train.control import Control
+from gemma_ft.train.failures import STOPPED, exit_code, explain
+from gemma_ft.train.progress import Progress
+from gemma_ft.train.resolve import resolve_model
+
+log = logging.getLogger("gemma_ft")
+
+
+def main(path: str) -> int:
+    """Train the run in this folder and return the exit code."""
+    run = RunDir(Path(path))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    warnings.simplefilter("ignore", FutureWarning)
+    facts = FactWriter(run.events)
+    attempt = run.state().attempt
+    try:
+        control = Control(run)
+        outcome, error = train(run, Progress(facts, control), control)
+    except StopRequested as stop:
+        outcome, error = ("interrupted" if stop.report.what_happened == "interrupted" else "stopped"), None
+    except Exception as exc:
+        log.exception("The training failed")
+        facts.append("result", sync=True, outcome="failed", attempt=attempt, error=explain(exc).model_dump())
+        return exit_code(exc)
+    log.info("The run has %s", outcome)
+    facts.append("result", sync=True, outcome=outcome, attempt=attempt, error=error and error.model_dump())
+    return 0 if outcome == "finished" else STOPPED
+
+
+def train(run: RunDir, progress: Progress, control: Control) -> tuple[str, ErrorReport | None]:
+    """Do the whole run; return its outcome, and an error if the result could not be published."""
+    config, settings, token = run.config(), Settings.from_env(), os.environ.get("HF_TOKEN")
+    progress.phase("reading the data")
+    data = prepare(config.data)
+    if data.problems:
+        progress.warn(f"{len(data.problems)} of {data.rows} rows cannot be used and were left out.")
+    repo = None
+    if config.publish.repo:
+        progress.phase("checking the Hub repository")
+        repo = ensure_repo(config.publish, token)
+    progress.phase("finding the model")
+    base = resolve_model(config.model, settings.models, enter=progress.phase, report=progress.report, hub_token=token)
+    progress.phase("starting PyTorch")
+    from gemma_ft.train.encode import encode_all
+    from gemma_ft.train.loading import load_tokenizer
+    from gemma_ft.train.tuning import tune
+
+    progress.phase("tokenising the data")
+    tokenizer = load_tokenizer(base)
+    limit = config.training.max_length
+    (rows, lost), (held_out, _) = (encode_all(part, tokenizer, limit) for part in (data.train, data.validation))
+    if lost:
+        progress.warn(f"{lost} rows were left out: their answers begin after token {limit}.")
+    progress.fact("data", format=data.format, rows=data.rows, kept=data.kept, train=len(rows), validation=len(held_out))
+    tuned = tune(run, config, base, tokenizer, (rows, held_out), control=control, progress=progress)
+    if asked := control.asked():
+        return ("interrupted" if asked == "interrupted" else "stopped"), None
+    figures = {
+        "Steps": f"{tuned.steps:,}",
+        "Mean training loss": f"{tuned.loss:.4f}",
+        "Seconds": f"{tuned.seconds:.0f}",
+    }
+    card = model_card(config, rows=len(rows), figures=figures, repo=repo)
+    (run.model / "README.md").write_text(card, encoding="utf-8")
+    return "finished", publish(run, repo, token, progress) if repo else None
+
+
+def publish(run: RunDir, repo: str, token: str | None, progress: Progress) -> ErrorReport | None:
+    """Upload the result; a failure here loses nothing, so it is returned, not raised."""
+    try:
+        progress.phase("publishing")
+        url = upload_model(run.model, repo, token)
+    except HubError as exc:
+        progress.warn(str(exc))
+        return exc.report.model_copy(update={"title": "Trained, but not published"})
+    except StopRequested:
+        return ErrorReport(
+            kind="stop",
+            title="Trained, but not published",
+            what_happened="It was stopped while it was publishing; the model is safe on this machine.",
+            what_to_do="Publish it again when you like.",
+        )
+    progress.fact("published", sync=True, repo=repo, url=url)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,154 @@
+"""What happens at each step of the training loop: facts are written, wishes are obeyed, checkpoints move into place.
+
+Promises that a checkpoint under `checkpoints/` is whole (it is written aside and renamed), that a request to stop is
+obeyed at the next (sub)step, also in the middle of an evaluation, and that facts carry figures as the trainer
+measured them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from gemma_ft.rundir import RunDir
+from gemma_ft.train.control import Control
+from gemma_ft.train.progress import Progress
+
+log = logging.getLogger("gemma_ft")
+
+STEP_FIELDS = {
+    "loss": "loss",
+    "learning_rate": "learning_rate",
+    "grad_norm": "grad_norm",
+    "epoch": "epoch",
+    "num_tokens": "tokens",
+    "mean_token_accuracy": "token_accuracy",
+    "entropy": "entropy",
+}
+"""The trainer's names of what it measures at a step, and ours."""
+
+
+class EvaluationStopped(Exception):
+    """Ends an evaluation in the middle because somebody asked to stop."""
+
+
+class FactsCallback(TrainerCallback):
+    """Writes steps and evaluations as facts."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._began = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._began = time.monotonic()
+        self._progress.phase("training", step=state.global_step, max_steps=state.max_steps)
+
+    def on_log(
+        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
+        if not logs or "loss" not in logs:
+            return
+        fields: dict[str, Any] = {ours: logs[theirs] for theirs, ours in STEP_FIELDS.items() if theirs in logs}
+        seconds = round(time.monotonic() - self._began, 3)
+        self._progress.fact("step", step=state.global_step, max_steps=state.max_steps, seconds=seconds, **fields)
+        log.info("Step %d of %d: loss %.4f", state.global_step, state.max_steps, fields["loss"])
+
+    def on_evaluate(
+        self, args: Any, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any
+    ) -> None:
+        if "eval_loss" not in metrics:
+            return
+        fields: dict[str, Any] = {
+            "loss": metrics["eval_loss"],
+            "token_accuracy": metrics.get("eval_mean_token_accuracy"),
+            "seconds": metrics.get("eval_runtime"),
+        }
+        self._progress.fact("eval", step=state.global_step, **fields)
+        log.info("Step %d: loss on the held-out rows %.4f", state.global_step, metrics["eval_loss"])
+
+
+class WishesCallback(TrainerCallback):
+    """Obeys requests to stop: with a checkpoint, except for a cancel."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        if asked := self._control.asked():
+            control.should_training_stop = True
+            control.should_evaluate = False
+            control.should_save = asked != "cancel"
+        return control
+
+    on_substep_end = on_step_end
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        if self._control.asked():
+            self.on_step_end(args, state, control)
+            raise EvaluationStopped
+        return control
+
+
+class CheckpointCallback(TrainerCallback):
+    """Moves each finished checkpoint into place and keeps only the newest ones."""
+
+    def __init__(self, run: RunDir, writing: Path, keep: int, progress: Progress) -> None:
+        self._run, self._writing, self._keep, self._progress = run, writing, keep, progress
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        name = f"checkpoint-{state.global_step}"
+        (self._writing / name / "training_args.bin").unlink(missing_ok=True)
+        move_into_place(self._writing / name, self._run.checkpoints / name)
+        self._progress.fact("checkpoint", sync=True, step=state.global_step, path=f"checkpoints/{name}")
+        for old in checkpoints(self._run)[: -self._keep]:
+            shutil.rmtree(old)
+
+
+class SamplesCallback(TrainerCallback):
+    """Asks the configured questions before the first step, at each evaluation and at the end."""
+
+    def __init__(self, ask: Callable[[int], None]) -> None:
+        self._ask = ask
+        self._asked_at = -1
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._once(state.global_step)
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._once(state.global_step)
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._once(state.global_step)
+
+    def _once(self, step: int) -> None:
+        if step != self._asked_at:
+            self._asked_at = step
+            self._ask(step)
+
+
+def checkpoints(run: RunDir) -> list[Path]:
+    """Return the run's whole checkpoints, oldest first."""
+    found = [path for path in run.checkpoints.glob("checkpoint-*") if path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def move_into_place(written: Path, place: Path) -> None:
+    """Put a folder that was written aside where it belongs, after its content has reached the disk."""
+    for path in written.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    shutil.rmtree(place, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    written.rename(place)

@@ -1,0 +1,1 @@
+"""The page: tabs, presenters and what the browser runs. Never imports torch."""

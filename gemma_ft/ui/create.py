@@ -1,0 +1,265 @@
+"""The Create tab: Model, Data, Method, Review, Start; and *Try it*, which fills all of it in.
+
+Promises that nothing starts before the whole configuration was on the screen, that what is wrong is said in the
+Review with a remedy, and that the form keeps what was typed whatever goes wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from gemma_ft.catalog import find
+from gemma_ft.check import check_values, plan
+from gemma_ft.config import DEMO_MODEL, parse_config
+from gemma_ft.data.formats import Conversation
+from gemma_ft.data.prepare import prepare
+from gemma_ft.errors import ConfigError, DataError, GemmaFtError
+from gemma_ft.recipes import try_it
+from gemma_ft.ui.form import Form
+from gemma_ft.ui.present import count, escape, problems_markdown
+from gemma_ft.ui.services import Services
+from gemma_ft.ui.wiring import QUIET, shows_errors
+
+MODEL, DATA, METHOD, REVIEW = 1, 2, 3, 4
+WELCOME = """### Tune a Gemma on your own examples
+Pick a Gemma, bring questions and answers, and watch it learn them on the Dashboard.<br>
+Then talk to the base and the tuned model side by side in the Playground, and publish the result.<br>
+**New here?** *Try it* fills everything in: a tiny Gemma that learns 50 capitals in about a minute, on any computer."""
+SHOW_RUN = "(run) => { window.gemmaWantedRun = run; window.gemmaDashboard?.show(run); }"
+PREVIEW_ROWS = 5
+
+
+def build_create(services: Services, tabs: gr.Tabs) -> None:
+    """Lay out the tab and tie its steps."""
+    form = Form()
+    with gr.Row(elem_classes="welcome", equal_height=True):
+        gr.Markdown(WELCOME)
+        try_button = gr.Button("Try it", variant="primary", elem_id="try-button", min_width=120, scale=0)
+    with gr.Walkthrough(selected=MODEL, elem_id="create-steps") as steps:
+        with gr.Step("Model", id=MODEL):
+            _model_step(form)
+            with gr.Row(elem_classes="button-row"):
+                to_data = gr.Button("Next: Data", variant="primary")
+        with gr.Step("Data", id=DATA):
+            _data_step(form, services)
+            with gr.Row(elem_classes="button-row"):
+                back_to_model = gr.Button("Back")
+                to_method = gr.Button("Next: Method", variant="primary")
+        with gr.Step("Method", id=METHOD):
+            _method_step(form)
+            with gr.Row(elem_classes="button-row"):
+                back_to_data = gr.Button("Back")
+                to_review = gr.Button("Next: Review", variant="primary")
+        with gr.Step("Review", id=REVIEW):
+            verdict = gr.Markdown(elem_id="review-verdict")
+            form["name"].render()
+            token = _publish_section(form, services)
+            whole = gr.Code(
+                language="yaml", label="The whole configuration", elem_id="review-config", interactive=False
+            )
+            with gr.Row(elem_classes="button-row"):
+                back_to_method = gr.Button("Back")
+                start = gr.Button("Start training", variant="primary", elem_id="start-button", interactive=False)
+    started = gr.State("")
+
+    def review(token_typed: str, *held: Any) -> tuple[str, str, Any]:
+        return review_values(services, form.values(held), token_typed)
+
+    @shows_errors
+    def start_run(token_typed: str, *held: Any) -> tuple[str, Any]:
+        run = services.start(parse_config(form.values(held)), services.token(token_typed))
+        return run.run_id, gr.Tabs(selected="dashboard")
+
+    reviewed: dict[str, Any] = {
+        "inputs": [token, *form.components],
+        "outputs": [verdict, whole, start],
+        **QUIET,
+    }
+    for button, place in (
+        (to_data, DATA),
+        (to_method, METHOD),
+        (back_to_model, MODEL),
+        (back_to_data, DATA),
+        (back_to_method, METHOD),
+    ):
+        button.click(lambda place=place: gr.Walkthrough(selected=place), None, steps, **QUIET)
+    to_review.click(lambda: gr.Walkthrough(selected=REVIEW), None, steps, **QUIET).then(review, **reviewed)
+    steps.change(review, **reviewed)
+    gr.on(
+        [token.change, form["name"].change, form["publish.repo"].change, form["publish.private"].change],
+        review,
+        **reviewed,
+    )
+    try_button.click(
+        lambda: [gr.Walkthrough(selected=REVIEW), *form.show(try_it())], None, [steps, *form.components], **QUIET
+    ).then(review, **reviewed)
+    start.click(
+        start_run, [token, *form.components], [started, tabs], show_progress="minimal", api_visibility="private"
+    ).success(None, started, None, js=SHOW_RUN, api_visibility="private")
+
+
+def review_values(services: Services, values: dict[str, Any], token_typed: str) -> tuple[str, str, Any]:
+    """Return the verdict in Markdown, the configuration as YAML, and whether Start can be pressed."""
+    report = check_values(values, has_token=services.token(token_typed) is not None)
+    try:
+        config = parse_config(values)
+        services.admit(config)
+    except ConfigError as exc:
+        problems = report["problems"] or [
+            {"severity": "error", "row": None, "message": exc.report.what_happened, "fix": exc.report.what_to_do}
+        ]
+        return f"### Not ready yet\n{problems_markdown(problems)}", "", gr.update(interactive=False)
+    lines = [f"### {'Ready to start' if report['ok'] else 'Not ready yet'}", problems_markdown(report["problems"])]
+    if data := report["data"]:
+        batch = config.training.batch_size * config.training.accumulation
+        steps = plan(config, data["train_rows"])
+        lines.append(
+            f"**{escape(config.model.id)}** learns from **{data['train_rows']:,} conversations** "
+            f"({data['validation_rows']:,} held out) in **{steps:,} steps** of {batch} rows, "
+            f"about {steps * batch / data['train_rows']:.1f} passes over the data."
+        )
+    return "\n\n".join(line for line in lines if line), config.to_yaml(), gr.update(interactive=report["ok"])
+
+
+def preview(conversations: Sequence[Conversation]) -> list[list[str]]:
+    """Return the first conversations as table rows of who says what."""
+    rows = []
+    for number, conversation in enumerate(conversations[:PREVIEW_ROWS], start=1):
+        rows += [[str(number), turn["role"], turn["content"][:500]] for turn in conversation]
+    return rows
+
+
+def describe_model(model_id: str) -> str:
+    """Return the facts on a model as one line of Markdown."""
+    if not model_id:
+        return "Choose a model."
+    if (model := find(model_id)) is None:
+        return "Not in the list: its configuration is read when the run starts; it must be a Gemma."
+    gate = f" Its licence must be accepted on [its page](https://huggingface.co/{model.id})." if model.gated else ""
+    offline = " Built on this machine on first use; needs no network." if model.id == DEMO_MODEL else ""
+    return (
+        f"**{count(model.parameters * 1e9)} parameters**, {model.layers} layers, "
+        f"context of {model.context:,} tokens, {model.licence}.{gate}{offline}"
+    )
+
+
+def _model_step(form: Form) -> None:
+    form["model.id"].render()
+    about = gr.Markdown(describe_model(DEMO_MODEL), elem_classes="about")
+    form["model.id"].change(describe_model, form["model.id"], about, **QUIET)
+    with gr.Accordion("More", open=False), gr.Row():
+        form["model.revision"].render()
+        form["model.precision"].render()
+
+
+def _data_step(form: Form, services: Services) -> None:
+    form["data.source"].render()
+    form["data.id"].render()
+    form["data.path"].visible = False
+    with gr.Column(visible=False) as own:
+        upload = gr.File(label="Your file (.jsonl or .json)", file_types=[".jsonl", ".json"], height=140)
+        form["data.path"].visible = not services.settings.on_space
+        form["data.path"].render()
+        gr.Markdown(
+            'Each row is `{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}` '
+            'or `{"prompt": "...", "completion": "..."}`.'
+        )
+    form["data.validation_fraction"].render()
+    with gr.Accordion("More", open=False):
+        with gr.Row():
+            for name in ("format", "max_rows", "seed"):
+                form[f"data.{name}"].render()
+        with gr.Row():
+            for name in ("shuffle", "drop_bad_rows"):
+                form[f"data.{name}"].render()
+    found = gr.Markdown(elem_id="data-verdict")
+    table = gr.Dataframe(
+        headers=["Row", "Who", "Says"],
+        datatype="str",
+        label="First rows",
+        interactive=False,
+        wrap=True,
+        column_widths=["60px", "110px", "auto"],
+        elem_id="data-preview",
+    )
+    inputs = [component for path, component in form.inputs.items() if path.startswith("data.")]
+
+    def look(*held: Any) -> tuple[str, list[list[str]]]:
+        return look_at_data(services, form, dict(zip([c.elem_id for c in inputs], held, strict=True)))
+
+    def switch(source: str) -> tuple[Any, Any]:
+        return gr.update(visible=source == "example"), gr.update(visible=source == "file")
+
+    @shows_errors
+    def keep(temporary: str | None) -> str:
+        return str(services.keep_upload(Path(temporary))) if temporary else ""
+
+    form["data.source"].change(switch, form["data.source"], [form["data.id"], own], **QUIET)
+    upload.change(keep, upload, form["data.path"], **QUIET)
+    gr.on([component.change for component in inputs], look, inputs, [found, table], **QUIET)
+
+
+def look_at_data(services: Services, form: Form, held: dict[str, Any]) -> tuple[str, list[list[str]]]:
+    """Return what was found in the data, in Markdown, and its first rows."""
+    defaults = form.show(try_it())
+    values = form.values([held.get(c.elem_id, d) for c, d in zip(form.components, defaults, strict=True)])
+    try:
+        config = parse_config(values)
+        services.admit(config)
+        data = prepare(config.data)
+    except GemmaFtError as exc:
+        kind = "cannot be used" if isinstance(exc, DataError) else "is not complete yet"
+        message = escape(exc.report.what_happened).replace("\n", "<br>")
+        return f"❌ This data {kind}. {message} **{escape(exc.report.what_to_do)}**", []
+    left_out = f", {len(data.problems)} left out" if data.problems else ""
+    kind = data.format.replace("_", " and ")
+    parts = f"{len(data.train):,} to train on, {len(data.validation):,} held out{left_out}"
+    return f"✅ {data.rows:,} rows with {kind}: {parts}.", preview(data.train)
+
+
+def _method_step(form: Form) -> None:
+    form["method.adapter"].render()
+    with gr.Row() as adapter_knobs:
+        for name in ("rank", "alpha", "dropout"):
+            form[f"method.{name}"].render()
+    with gr.Row():
+        for name in ("epochs", "max_steps", "learning_rate"):
+            form[f"training.{name}"].render()
+    with gr.Row():
+        for name in ("batch_size", "accumulation", "max_length"):
+            form[f"training.{name}"].render()
+    with gr.Accordion("More", open=False):
+        with gr.Row():
+            for name in ("schedule", "warmup_fraction", "weight_decay", "max_grad_norm"):
+                form[f"training.{name}"].render()
+        with gr.Row():
+            for name in ("log_every", "eval_every", "save_every", "keep_checkpoints"):
+                form[f"training.{name}"].render()
+        with gr.Row():
+            for name in ("seed", "gradient_checkpointing"):
+                form[f"training.{name}"].render()
+        with gr.Row():
+            for name in ("prompts", "max_new_tokens"):
+                form[f"evaluation.{name}"].render()
+    form["method.adapter"].change(
+        lambda adapter: gr.update(visible=adapter == "lora"), form["method.adapter"], adapter_knobs, **QUIET
+    )
+
+
+def _publish_section(form: Form, services: Services) -> gr.Textbox:
+    known = "The token of this machine is used if this is empty." if services.settings.hub_token else ""
+    with gr.Accordion("Publish to the Hugging Face Hub (optional)", open=False):
+        with gr.Row():
+            form["publish.repo"].render()
+            token = gr.Textbox(
+                label="Hub token",
+                type="password",
+                info=f"With write access. It is handed to the training process only and never stored. {known}".strip(),
+                elem_id="hub-token",
+            )
+        form["publish.private"].render()
+    return token

@@ -1,0 +1,123 @@
+"""The form: one input for each knob of `RunConfig`, made from the knob's own declaration.
+
+Promises that what is on the screen becomes a config and a config becomes what is on the screen, without a second list
+of names, ranges or help texts. Does not lay anything out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+from annotated_types import Ge, Le
+from pydantic.fields import FieldInfo
+
+from gemma_ft.catalog import CATALOG
+from gemma_ft.config import RunConfig, choices, knobs
+from gemma_ft.data.sources import EXAMPLES
+
+LABELS = {
+    "name": "Name of the run",
+    "model.id": "Model",
+    "model.precision": "Precision",
+    "data.source": "Where the data comes from",
+    "data.id": "Example",
+    "data.path": "File on this machine",
+    "data.format": "Format of the rows",
+    "data.seed": "Seed of the split",
+    "method.adapter": "Method",
+    "evaluation.prompts": "Questions to ask while it trains (one a line)",
+    "evaluation.max_new_tokens": "Longest answer",
+    "publish.repo": "Hub repository",
+    "publish.private": "Private repository",
+}
+OPTIONS: dict[str, list[tuple[str, str]]] = {
+    "model.id": [(model.label, model.id) for model in CATALOG],
+    "data.source": [("Bundled example", "example"), ("A file of mine", "file")],
+    "data.id": [(name.capitalize(), name) for name in EXAMPLES],
+    "method.adapter": [("LoRA: a small adapter", "lora"), ("Full: every weight", "none")],
+}
+LEFT_OUT = {"data.columns", "method.objective", "compute.where"}
+"""Knobs that have one choice, or whose input comes with a later step of the form."""
+
+
+class Form:
+    """The inputs by the names of their knobs, in a fixed order."""
+
+    def __init__(self) -> None:
+        self._declared = {path: declared for path, declared in knobs() if path not in LEFT_OUT}
+        defaults = flatten(RunConfig())
+        self.inputs = {path: make_input(path, declared, defaults[path]) for path, declared in self._declared.items()}
+
+    def __getitem__(self, path: str) -> Any:
+        return self.inputs[path]
+
+    @property
+    def components(self) -> list[Any]:
+        """All inputs, in the order in which `values` expects what they hold."""
+        return list(self.inputs.values())
+
+    def values(self, held: Sequence[Any]) -> dict[str, Any]:
+        """Return what the inputs hold as the nested values of a config; not yet checked."""
+        nested: dict[str, Any] = {}
+        for (path, declared), value in zip(self._declared.items(), held, strict=True):
+            section, _, name = path.rpartition(".")
+            place = nested.setdefault(section, {}) if section else nested
+            place[name] = _from_input(declared, value)
+        return nested
+
+    def show(self, config: RunConfig) -> list[Any]:
+        """Return the inputs' values for a config, in order."""
+        flat = flatten(config)
+        return [flat[path] for path in self._declared]
+
+
+def flatten(config: RunConfig) -> dict[str, Any]:
+    """Return what each input shows for a config, by the knob's name."""
+    plain = config.model_dump(mode="json")
+    flat: dict[str, Any] = {}
+    for path, _ in knobs():
+        section, _, name = path.rpartition(".")
+        value = plain[section][name] if section else plain[name]
+        flat[path] = "\n".join(value) if isinstance(value, list) else value
+    return flat
+
+
+def make_input(path: str, declared: FieldInfo, default: Any) -> Any:
+    """Return the input for a knob, not yet placed on the page."""
+    extra = declared.json_schema_extra
+    unit = str(extra.get("unit", "")) if isinstance(extra, Mapping) else ""
+    label = LABELS.get(path) or path.rpartition(".")[2].replace("_", " ").capitalize()
+    shared = {
+        "label": f"{label} ({unit})" if unit and len(unit) < 14 else label,
+        "info": declared.description,
+        "elem_id": path.replace(".", "-").replace("_", "-"),
+        "render": False,
+    }
+    if path == "model.id":
+        return gr.Dropdown(OPTIONS[path], value=default, allow_custom_value=True, **shared)
+    if path in OPTIONS:
+        kind = gr.Dropdown if path == "data.id" else gr.Radio
+        return kind(OPTIONS[path], value=default, **shared)
+    if options := choices(declared):
+        return gr.Dropdown(list(options), value=default, **shared)
+    if declared.annotation is bool:
+        return gr.Checkbox(value=default, **shared)
+    if declared.annotation in (str, str | None):
+        return gr.Textbox(value=default, **shared)
+    if path == "evaluation.prompts":
+        return gr.Textbox(value=default, lines=3, **shared)
+    low = next((limit.ge for limit in declared.metadata if isinstance(limit, Ge)), None)
+    high = next((limit.le for limit in declared.metadata if isinstance(limit, Le)), None)
+    whole = declared.annotation in (int, int | None)
+    return gr.Number(value=default, minimum=low, maximum=high, precision=0 if whole else None, **shared)
+
+
+def _from_input(declared: FieldInfo, value: Any) -> Any:
+    """Return an input's value as the config expects it: an empty field that may be empty is `None`."""
+    if declared.annotation in (str | None, int | None) and value in ("", None):
+        return None
+    if declared.annotation == tuple[str, ...]:
+        return tuple(line.strip() for line in str(value or "").splitlines() if line.strip())
+    return value.strip() if isinstance(value, str) else value

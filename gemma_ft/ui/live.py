@@ -1,0 +1,124 @@
+"""What a browser gets when it asks for news of a run: only what it does not have yet.
+
+Promises that the browser owns its place (the cursor), so that reloads, second browsers, lost answers and restarts of
+the page need no memory here; that the cost of an answer does not grow with the length of the run; and that it only
+reads.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+from gemma_ft.errors import RunNotFound
+from gemma_ft.events import Fact
+from gemma_ft.jobs.manager import JobManager
+from gemma_ft.monitor.facts import RunFacts
+from gemma_ft.monitor.log import read_log
+from gemma_ft.rundir import RunDir
+from gemma_ft.ui.present import view
+
+Cursor = dict[str, Any]
+LISTED_RUNS = 50
+LISTING_SECONDS = 1.0
+MOST_POINTS = 2000
+STEP_COLUMNS = ("step", "loss", "learning_rate")
+EVAL_COLUMNS = ("step", "loss")
+
+
+class LiveRuns:
+    """Answers the browsers; remembers what it has read of each run, for all of them together."""
+
+    def __init__(self, manager: JobManager) -> None:
+        self._manager = manager
+        self._facts: dict[str, RunFacts] = {}
+        self._listing: tuple[float, list[dict[str, str]]] = (0.0, [])
+        self._lock = threading.Lock()
+
+    def poll(self, cursor: Cursor | None) -> dict[str, Any]:
+        """Return the news of the run named in the cursor (the newest one if it names none) and the next cursor."""
+        cursor = cursor or {}
+        listing = self._list()
+        version = zlib.crc32(json.dumps(listing).encode())
+        news: dict[str, Any] = {"runs": listing if version != cursor.get("runs") else None}
+        wanted = cursor.get("run") or (listing[0]["id"] if listing else None)
+        if wanted is None:
+            return {**news, "run": None, "cursor": {"run": None, "runs": version}}
+        try:
+            run = self._manager.open(str(wanted))
+        except RunNotFound:
+            return {**news, "run": None, "missing": str(wanted), "cursor": {"run": None, "runs": version}}
+        return {**news, **self._news(run, cursor, version)}
+
+    def _news(self, run: RunDir, cursor: Cursor, version: int) -> dict[str, Any]:
+        facts = self._facts_of(run).refresh()
+        known = cursor if cursor.get("seen") == run.run_id and cursor.get("generation") == facts.generation else {}
+        steps, evals, samples = (int(known.get(name, 0)) for name in ("steps", "evals", "samples"))
+        text, log_end = read_log(run.log, int(known.get("log", 0)))
+        state = self._manager.state(run)
+        return {
+            "run": run.run_id,
+            "reset": not known,
+            "view": view(run.config(), state, facts, has_model=run.model.is_dir(), now=time.time()),
+            "steps": columns(thin(facts.steps[steps:], MOST_POINTS), STEP_COLUMNS),
+            "evals": columns(facts.evals[evals:], EVAL_COLUMNS),
+            "samples": [
+                {key: fact.get(key) for key in ("step", "prompt", "answer")} for fact in facts.samples[samples:]
+            ],
+            "log": text,
+            "cursor": {
+                "run": cursor.get("run"),
+                "seen": run.run_id,
+                "generation": facts.generation,
+                "steps": len(facts.steps),
+                "evals": len(facts.evals),
+                "samples": len(facts.samples),
+                "log": log_end,
+                "runs": version,
+            },
+        }
+
+    def _facts_of(self, run: RunDir) -> RunFacts:
+        with self._lock:
+            return self._facts.setdefault(run.run_id, RunFacts(run.events))
+
+    def _list(self) -> list[dict[str, str]]:
+        """Return the newest runs, at most a second old, for the choice of runs."""
+        with self._lock:
+            taken, listing = self._listing
+            if time.monotonic() - taken > LISTING_SECONDS:
+                runs = self._manager.runs()[:LISTED_RUNS]
+                listing = [{"id": run.run_id, "status": self._manager.state(run).status} for run in runs]
+                self._listing = (time.monotonic(), listing)
+            return listing
+
+
+def columns(facts: Sequence[Fact], names: Sequence[str]) -> dict[str, list[Any]]:
+    """Turn facts into columns, for a chart; words for numbers that are not finite become gaps."""
+    return {name: [_plottable(fact.get(name)) for fact in facts] for name in names}
+
+
+def thin(facts: Sequence[Fact], most: int) -> Sequence[Fact]:
+    """Return at most about `most` facts that draw the same curve: the lowest and the highest loss of each stretch."""
+    if len(facts) <= most:
+        return facts
+    width = -(-2 * len(facts) // most)
+    kept: list[Fact] = []
+    for begin in range(0, len(facts), width):
+        stretch = facts[begin : begin + width]
+        ends = {id(f): f for f in (min(stretch, key=_loss), max(stretch, key=_loss))}
+        kept += sorted(ends.values(), key=lambda fact: int(fact["step"]))
+    return kept if kept[-1] is facts[-1] else [*kept, facts[-1]]
+
+
+def _loss(fact: Fact) -> float:
+    value = _plottable(fact.get("loss"))
+    return 0.0 if value is None else value
+
+
+def _plottable(value: Any) -> float | None:
+    return value if isinstance(value, (int, float)) else None

@@ -1,0 +1,92 @@
+"""The page as a whole: header, three tabs, the API, and how it is served.
+
+Promises that building it twice gives two independent pages, and that it works without any request to another host.
+Does not listen; `app.py` launches it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import plotly
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from gemma_ft import __version__
+from gemma_ft.ui.api import add_api
+from gemma_ft.ui.create import build_create
+from gemma_ft.ui.dashboard import build_dashboard
+from gemma_ft.ui.playground import build_playground
+from gemma_ft.ui.services import Services
+
+ASSETS = Path(__file__).parent / "assets"
+PLOTLY = Path(plotly.__file__).parent / "package_data"
+TITLE = "Gemma fine-tuning"
+HEADER = f"""# {TITLE}
+From your examples to a tuned Gemma, in the open: see what is trained, watch it learn, compare, publish."""
+
+
+def build_page(services: Services) -> gr.Blocks:
+    """Return the page, not yet launched."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
+        gr.Markdown(HEADER, elem_classes="page-header")
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab("Create", id="create", elem_id="tab-create"):
+                build_create(services, tabs)
+            with gr.Tab("Dashboard", id="dashboard", elem_id="tab-dashboard"):
+                dashboard = build_dashboard(services)
+            with gr.Tab("Playground", id="playground", elem_id="tab-playground") as playground:
+                build_playground(services, playground, dashboard.shown_run, dashboard.to_playground, tabs)
+        add_api(services)
+        page.load(_tab_of_address, None, tabs, queue=False, show_progress="hidden", api_visibility="private")
+    return page
+
+
+def launch_options(services: Services) -> dict[str, Any]:
+    """Return the arguments of `launch` that make the page what it is."""
+    return {
+        "server_name": services.settings.host,
+        "server_port": services.settings.port,
+        "theme": theme(),
+        "css_paths": [ASSETS / "app.css"],
+        "footer_links": ["api"],
+        "ssr_mode": False,
+        "run_history": False,
+        "enable_monitoring": False,
+        "max_file_size": "200mb",
+        "app_kwargs": {"routes": routes()},
+    }
+
+
+def theme() -> gr.themes.Base:
+    """Return the look; the fonts are those bundled with Gradio, in the weights that are complete there."""
+    return gr.themes.Soft(
+        primary_hue="indigo",
+        secondary_hue="sky",
+        neutral_hue="slate",
+        font=[gr.themes.GoogleFont("IBM Plex Sans", weights=(400, 700)), "system-ui", "sans-serif"],
+        font_mono=[gr.themes.GoogleFont("IBM Plex Mono", weights=(400, 700)), "ui-monospace", "monospace"],
+    )
+
+
+def routes() -> list[Any]:
+    """Return the page's own routes: what its script needs, and a sign of life."""
+    return [
+        Mount("/gemma_ft/plotly", StaticFiles(directory=PLOTLY)),
+        Mount("/gemma_ft", StaticFiles(directory=ASSETS)),
+        Route("/healthz", _health),
+    ]
+
+
+async def _health(_: Request) -> JSONResponse:
+    return JSONResponse({"ok": True, "version": __version__})
+
+
+def _tab_of_address(request: gr.Request) -> Any:
+    """Open the tab that the address asks for: `?tab=playground`, or the Dashboard for `?run=<id>`."""
+    wanted = request.query_params.get("tab") or ("dashboard" if request.query_params.get("run") else None)
+    return gr.Tabs(selected=wanted) if wanted in ("create", "dashboard", "playground") else gr.skip()

@@ -1,0 +1,74 @@
+"""What the page's handlers may call: one value, made once in `app.py`, handed to every tab.
+
+Promises that a visitor of a Space cannot name files of the server as data or as a model, and that the engine's memory
+is free before a training starts. Shows nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gemma_ft.config import DEMO_MODEL, RunConfig
+from gemma_ft.engine.client import EngineClient
+from gemma_ft.errors import ConfigError
+from gemma_ft.jobs.manager import JobManager
+from gemma_ft.jobs.spawn import PROJECT_ROOT, own_environment
+from gemma_ft.rundir import RunDir
+from gemma_ft.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The job manager and the engine of one installation."""
+
+    settings: Settings
+    manager: JobManager = field(init=False)
+    engine: EngineClient = field(init=False)
+
+    def __post_init__(self) -> None:
+        environment = own_environment(hub_token=self.settings.hub_token) | {"GEMMA_FT_HOME": str(self.settings.home)}
+        object.__setattr__(self, "manager", JobManager(self.settings))
+        object.__setattr__(self, "engine", EngineClient(self.settings.engine_log, environment, PROJECT_ROOT))
+
+    @property
+    def uploads(self) -> Path:
+        """Where uploaded data is kept, so that a run can be repeated."""
+        return self.settings.home / "uploads"
+
+    def start(self, config: RunConfig, hub_token: str | None) -> RunDir:
+        """Free the engine and start the run. Raises `ConfigError`, `RunBusy`."""
+        self.admit(config)
+        self.engine.close()
+        return self.manager.start(config, hub_token=hub_token)
+
+    def resume(self, run_id: str, hub_token: str | None) -> RunDir:
+        """Free the engine and resume the run. Raises `RunNotFound`, `RunBusy`."""
+        self.engine.close()
+        return self.manager.resume(run_id, hub_token=hub_token)
+
+    def token(self, typed: str | None) -> str | None:
+        """Return the token that was typed, else that of the person who runs this machine."""
+        return (typed or "").strip() or self.settings.hub_token
+
+    def admit(self, config: RunConfig) -> None:
+        """Refuse paths of the server that come from visitors of a Space. Raises `ConfigError`."""
+        if not self.settings.on_space:
+            return
+        path = config.data.path
+        if path and not Path(path).resolve().is_relative_to(self.uploads.resolve()):
+            raise ConfigError("On a Space the data must be an uploaded file.", "Upload the file in the Data step.")
+        if config.model.id != DEMO_MODEL and Path(config.model.id).expanduser().exists():
+            raise ConfigError("On a Space the model cannot be a local folder.", "Give the id of a model on the Hub.")
+
+    def keep_upload(self, temporary: Path) -> Path:
+        """Copy an upload to where it stays; the same content is kept once."""
+        with temporary.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        kept = self.uploads / digest / temporary.name
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        if not kept.exists():
+            shutil.copyfile(temporary, kept)
+        return kept

@@ -1,0 +1,55 @@
+"""How handlers are tied to the page: private by default, and our errors shown in one place."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, ParamSpec, TypedDict, TypeVar
+
+import gradio as gr
+
+from gemma_ft.errors import GemmaFtError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class EventOptions(TypedDict):
+    """The options that every event of the page shares."""
+
+    queue: bool
+    show_progress: Literal["hidden"]
+    api_visibility: Literal["private"]
+
+
+QUIET: EventOptions = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+"""A quick handler of the page: no queue, no spinner, not part of the API."""
+
+
+def shows_errors(handler: Callable[P, R]) -> Callable[P, R]:
+    """Turn our errors into a message on the screen, also those of a handler that yields; let bugs surface as bugs."""
+    if inspect.isgeneratorfunction(handler):
+
+        @functools.wraps(handler)
+        def streamed(*args: P.args, **kwargs: P.kwargs) -> Any:
+            with _errors_shown():
+                yield from handler(*args, **kwargs)
+
+        return streamed
+
+    @functools.wraps(handler)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _errors_shown():
+            return handler(*args, **kwargs)
+
+    return wrapped
+
+
+@contextmanager
+def _errors_shown() -> Iterator[None]:
+    try:
+        yield
+    except GemmaFtError as exc:
+        raise gr.Error(str(exc), title=exc.report.title, duration=20, print_exception=False) from exc

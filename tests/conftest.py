@@ -1,0 +1,145 @@
+"""What many tests need: a home of their own, the demo model built once, waiting for a condition, and a real page."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+
+from gemma_ft.jobs.manager import JobManager
+from gemma_ft.jobs.spawn import own_environment
+from gemma_ft.rundir import ACTIVE, RunDir, RunState
+from gemma_ft.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD_DEMO = """
+import sys
+from pathlib import Path
+from gemma_ft.config import ModelConfig
+from gemma_ft.train.resolve import resolve_model
+resolve_model(ModelConfig(), Path(sys.argv[1]), enter=print, report=lambda done, total: None)
+"""
+
+
+def wait_until(condition: Callable[[], object], *, timeout: float = 60.0, what: str = "the condition") -> None:
+    """Wait for something to become true; fail with its name when it does not."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {timeout:.0f} s in vain for {what}")
+        time.sleep(0.05)
+
+
+def wait_for_end(manager: JobManager, run: RunDir, *, timeout: float = 240.0) -> RunState:
+    """Wait until a run has ended and return its state."""
+    wait_until(lambda: manager.state(run).status not in ACTIVE, timeout=timeout, what=f"the end of {run.run_id}")
+    return manager.state(run)
+
+
+@pytest.fixture(scope="session")
+def demo_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `models` folder in which the demo model has been built, by a child process, once for all tests."""
+    models = tmp_path_factory.mktemp("models")
+    subprocess.run([sys.executable, "-c", BUILD_DEMO, str(models)], env=own_environment(), check=True, timeout=600)
+    return models
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    """Settings with an empty home; whatever still runs in it afterwards is ended."""
+    found = Settings(home=tmp_path / "home", port=free_port())
+    yield found
+    end_all_runs(found)
+
+
+@pytest.fixture
+def demo_settings(settings: Settings, demo_models: Path) -> Settings:
+    """Settings whose home has the demo model already."""
+    settings.home.mkdir(parents=True)
+    settings.models.symlink_to(demo_models)
+    return settings
+
+
+def end_all_runs(settings: Settings) -> None:
+    """Kill what a test left behind, so that no process outlives it."""
+    manager = JobManager(settings)
+    for run in manager.runs():
+        state = manager.state(run)
+        for process in (state.supervisor, state.trainer):
+            if state.status in ACTIVE and process is not None:
+                try:
+                    os.killpg(process.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on just now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@dataclass
+class App:
+    """The page as a process of its own."""
+
+    settings: Settings
+    process: subprocess.Popen[bytes]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.settings.port}"
+
+    @property
+    def manager(self) -> JobManager:
+        return JobManager(self.settings)
+
+    def kill(self) -> None:
+        """End it as a crash would: SIGKILL, nothing cleaned up."""
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def start_app(demo_settings: Settings) -> Iterator[Callable[[], App]]:
+    """A function that starts the page on the test's home; every page it started is ended afterwards."""
+    started: list[App] = []
+
+    def start() -> App:
+        environment = {
+            **own_environment(),
+            "GEMMA_FT_HOME": str(demo_settings.home),
+            "GRADIO_SERVER_PORT": str(demo_settings.port),
+        }
+        log = (demo_settings.home / "app.log").open("ab")
+        process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=log, stderr=log)
+        log.close()
+        app = App(demo_settings, process)
+        started.append(app)
+        wait_until(lambda: answers(app.url), what="the page to answer")
+        return app
+
+    yield start
+    for app in started:
+        app.process.terminate()
+        app.process.wait(20)
+
+
+def answers(url: str) -> bool:
+    """Tell whether a page answers with 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return int(response.status) == 200
+    except (URLError, ConnectionError, TimeoutError):
+        return False
