@@ -10,8 +10,7 @@ stay ordinary exceptions and surface with their traceback.
     ├── HubError           the Hub refused or did not answer; the person checks token, name or network
     ├── RunNotFound        no run has this id; the person picks one from the list
     ├── RunBusy            the run, or another one, is in a state that forbids this; the person waits or stops it
-    ├── EngineError        the chat process failed; the person reads the reason and asks again
-    └── StopRequested      not a failure: a person (or a lost supervisor) asked the trainer to leave
+    └── EngineError        the chat process failed; the person reads the reason and asks again
 """
 
 from __future__ import annotations
@@ -93,10 +92,3 @@ class EngineError(GemmaFtError):
 
     kind = "engine"
     title = "The model could not answer"
-
-
-class StopRequested(GemmaFtError):
-    """Not a failure: the trainer was asked to leave, and by whom."""
-
-    kind = "stop"
-    title = "Stopped on request"

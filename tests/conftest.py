@@ -16,6 +16,7 @@ from urllib.error import URLError
 
 import pytest
 
+from gemma_ft import recipes
 from gemma_ft.jobs.manager import JobManager
 from gemma_ft.jobs.spawn import own_environment
 from gemma_ft.rundir import ACTIVE, RunDir, RunState
@@ -67,6 +68,18 @@ def demo_settings(settings: Settings, demo_models: Path) -> Settings:
     """Settings whose home has the demo model already."""
     settings.home.mkdir(parents=True)
     settings.models.symlink_to(demo_models)
+    return settings
+
+
+@pytest.fixture(scope="session")
+def tuned_settings(tmp_path_factory: pytest.TempPathFactory, demo_models: Path) -> Settings:
+    """A home with one finished run, the Try it recipe; for tests that only look at it or talk to it."""
+    settings = Settings(home=tmp_path_factory.mktemp("tuned"), port=free_port())
+    settings.models.symlink_to(demo_models)
+    manager = JobManager(settings)
+    run = manager.start(recipes.try_it())
+    state = wait_for_end(manager, run)
+    assert state.status == "finished", f"{state.error}\n{run.log.read_text()}"
     return settings
 
 

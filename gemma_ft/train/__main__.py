@@ -14,13 +14,13 @@ import warnings
 from pathlib import Path
 
 from gemma_ft.data.prepare import prepare
-from gemma_ft.errors import ErrorReport, HubError, StopRequested
+from gemma_ft.errors import ErrorReport, HubError
 from gemma_ft.events import FactWriter
 from gemma_ft.hub.cards import model_card
 from gemma_ft.hub.upload import ensure_repo, upload_model
 from gemma_ft.rundir import RunDir
 from gemma_ft.settings import Settings
-from gemma_ft.train.control import Control
+from gemma_ft.train.control import Asked, Control, StopRequested
 from gemma_ft.train.failures import STOPPED, exit_code, explain
 from gemma_ft.train.progress import Progress
 from gemma_ft.train.resolve import resolve_model
@@ -40,7 +40,7 @@ def main(path: str) -> int:
         control = Control(run)
         outcome, error = train(run, Progress(facts, control), control)
     except StopRequested as stop:
-        outcome, error = ("interrupted" if stop.report.what_happened == "interrupted" else "stopped"), None
+        outcome, error = outcome_of(stop.asked), None
     except Exception as exc:
         log.exception("The training failed")
         facts.append("result", sync=True, outcome="failed", attempt=attempt, error=explain(exc).model_dump())
@@ -77,7 +77,7 @@ def train(run: RunDir, progress: Progress, control: Control) -> tuple[str, Error
     progress.fact("data", format=data.format, rows=data.rows, kept=data.kept, train=len(rows), validation=len(held_out))
     tuned = tune(run, config, base, tokenizer, (rows, held_out), control=control, progress=progress)
     if asked := control.asked():
-        return ("interrupted" if asked == "interrupted" else "stopped"), None
+        return outcome_of(asked), None
     figures = {
         "Steps": f"{tuned.steps:,}",
         "Mean training loss": f"{tuned.loss:.4f}",
@@ -86,6 +86,11 @@ def train(run: RunDir, progress: Progress, control: Control) -> tuple[str, Error
     card = model_card(config, rows=len(rows), figures=figures, repo=repo)
     (run.model / "README.md").write_text(card, encoding="utf-8")
     return "finished", publish(run, repo, token, progress) if repo else None
+
+
+def outcome_of(asked: Asked) -> str:
+    """Return what a run came to that was asked to leave."""
+    return "interrupted" if asked == "interrupted" else "stopped"
 
 
 def publish(run: RunDir, repo: str, token: str | None, progress: Progress) -> ErrorReport | None:

@@ -14,11 +14,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from gemma_ft.errors import StopRequested
 from gemma_ft.rundir import RunDir
 
 Asked = Literal["stop", "cancel", "interrupted"]
 WATCH_SECONDS = 0.25
+
+
+class StopRequested(BaseException):
+    """Not a failure: somebody asked the trainer to leave. No library's `except Exception` may swallow it."""
+
+    def __init__(self, asked: Asked) -> None:
+        super().__init__(asked)
+        self.asked = asked
 
 
 class Control:

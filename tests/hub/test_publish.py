@@ -1,0 +1,146 @@
+"""The trainer and the Hub: real runs, the real client, a small real server in place of huggingface.co."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import wait_for_end
+from hub_server import HubServer
+
+from gemma_ft import recipes
+from gemma_ft.config import ModelConfig, PublishConfig, RunConfig
+from gemma_ft.jobs.manager import JobManager
+from gemma_ft.rundir import RunDir, RunState
+from gemma_ft.settings import Settings
+from gemma_ft.train.resolve import DEMO_FOLDER
+
+TOKEN = "hf_writer_secret_token"
+SHORT = {"max_steps": 4, "eval_every": 0, "save_every": 0}
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    """A Hub on this machine; children started by the test talk to it."""
+    with HubServer() as server:
+        server.add_user("ada", TOKEN)
+        server.add_user("eve", "hf_reader", role="read")
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        yield server
+
+
+def short_run(*, repo: str | None = None, model: str | None = None) -> RunConfig:
+    base = recipes.try_it()
+    return base.model_copy(
+        update={
+            "training": base.training.model_copy(update=SHORT),
+            "publish": PublishConfig(repo=repo),
+            "model": ModelConfig(id=model) if model else base.model,
+        }
+    )
+
+
+def run_to_end(settings: Settings, config: RunConfig, token: str | None) -> tuple[RunDir, RunState]:
+    manager = JobManager(settings)
+    run = manager.start(config, hub_token=token)
+    return run, wait_for_end(manager, run)
+
+
+@pytest.mark.train
+def test_the_finished_adapter_is_pushed_with_a_card_and_nothing_else(hub: HubServer, demo_settings: Settings) -> None:
+    run, state = run_to_end(demo_settings, short_run(repo="capitals"), TOKEN)
+    assert (state.status, state.error) == ("finished", None)
+    files = hub.files("ada/capitals")
+    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "README.md"} <= set(files)
+    assert not [name for name in files if name.endswith((".bin", ".pt", ".pth", ".log"))]
+    assert files["adapter_model.safetensors"] == (run.model / "adapter_model.safetensors").read_bytes()
+    metadata = yaml.safe_load(files["README.md"].decode().split("---")[1])
+    assert metadata["base_model"] == "demo/gemma-3-tiny"
+    assert metadata["library_name"] == "peft"
+    assert hub.repo("ada/capitals")["private"]
+    assert b"ada/capitals" in files["README.md"]
+
+
+@pytest.mark.train
+def test_the_token_is_in_no_file_of_the_home_and_on_no_command_line(hub: HubServer, demo_settings: Settings) -> None:
+    run, _ = run_to_end(demo_settings, short_run(repo="ada/secret"), TOKEN)
+    holding = [path for path in demo_settings.home.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
+    assert holding == []
+    assert all(TOKEN.encode() not in content for content in hub.files("ada/secret").values())
+    assert (run.model / "README.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("repo", "token", "said"),
+    [
+        ("ada/x", "hf_unknown", "refused"),
+        ("someone-else/x", TOKEN, "refused"),
+        ("eve/x", "hf_reader", "refused"),
+        ("ada/x", None, "token"),
+    ],
+)
+def test_a_push_that_cannot_work_is_told_before_anything_is_trained(
+    hub: HubServer, settings: Settings, repo: str, token: str | None, said: str
+) -> None:
+    run, state = run_to_end(settings, short_run(repo=repo), token)
+    assert state.status == "failed"
+    assert state.error is not None
+    assert state.error.kind == "hub"
+    assert said in state.error.what_happened
+    assert not settings.models.exists()
+
+
+@pytest.mark.train
+def test_a_push_that_fails_at_the_end_keeps_the_model_and_says_so(hub: HubServer, demo_settings: Settings) -> None:
+    hub.fail_next("/api/models/ada/late/preupload", 403, times=5)
+    run, state = run_to_end(demo_settings, short_run(repo="ada/late"), TOKEN)
+    assert state.status == "finished"
+    assert state.error is not None
+    assert state.error.title == "Trained, but not published"
+    assert (run.model / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.train
+def test_a_model_from_the_hub_is_downloaded_and_tuned(
+    hub: HubServer, settings: Settings, demo_models: Path
+) -> None:
+    folder = demo_models / DEMO_FOLDER
+    hub.add_repo("ada/tiny-gemma", {path.name: path.read_bytes() for path in folder.iterdir()}, gated=True)
+    hub.grant("ada/tiny-gemma", "ada")
+    run, state = run_to_end(settings, short_run(model="ada/tiny-gemma"), TOKEN)
+    assert state.status == "finished", state.error
+    assert json.loads((run.model / "adapter_config.json").read_text())["base_model_name_or_path"] == "ada/tiny-gemma"
+
+
+@pytest.mark.parametrize(
+    ("model", "token", "said", "advice"),
+    [
+        ("ada/gated", "hf_reader", "gated", "licence"),
+        ("ada/gated", None, "gated", "licence"),
+        ("ada/missing", TOKEN, "no model", "spelling"),
+        ("ada/gated", "hf_unknown", "refused", "token"),
+    ],
+)
+def test_a_model_that_may_not_be_read_says_why_and_what_to_do(
+    hub: HubServer, settings: Settings, model: str, token: str | None, said: str, advice: str
+) -> None:
+    hub.add_repo("ada/gated", {"config.json": b'{"model_type": "gemma3_text"}'}, gated=True)
+    _, state = run_to_end(settings, short_run(model=model), token)
+    assert state.status == "failed"
+    assert state.error is not None
+    assert state.error.kind == "model"
+    assert said in state.error.what_happened
+    assert advice in state.error.what_to_do
+
+
+def test_no_network_is_told_as_such(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    _, state = run_to_end(settings, short_run(model="google/gemma-3-1b-it"), None)
+    assert state.error is not None
+    assert "could not be reached" in state.error.what_happened
