@@ -6,26 +6,16 @@ them (the trainer prepares the data with the same function). Loads no model and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gemma_ft.config import RunConfig, parse_config
+from gemma_ft.config import RunConfig
 from gemma_ft.data.formats import Problem
 from gemma_ft.data.prepare import PreparedData, prepare
-from gemma_ft.errors import ConfigError, DataError, GemmaFtError
+from gemma_ft.errors import DataError, GemmaFtError
 
 Report = dict[str, Any]
-
-
-def check_values(values: Mapping[str, Any], *, has_token: bool) -> Report:
-    """Check plain values, from a form or a program; a config that is not valid is a problem like any other."""
-    try:
-        config = parse_config(values)
-    except ConfigError as exc:
-        return _report([_problem(exc)], None)
-    return check(config, has_token=has_token)
 
 
 def check(config: RunConfig, *, has_token: bool) -> Report:
@@ -42,6 +32,11 @@ def check(config: RunConfig, *, has_token: bool) -> Report:
         return _report([*problems, _problem(exc)], None)
     dropped = [Problem(**{**asdict(problem), "severity": "warning"}) for problem in data.problems]
     return _report([*problems, *dropped], data)
+
+
+def refused(exc: GemmaFtError) -> Report:
+    """Return the report on something that is not even a configuration, or not one that may be used here."""
+    return _report([_problem(exc)], None)
 
 
 def plan(config: RunConfig, train_rows: int) -> int:

@@ -55,7 +55,7 @@ class DataConfig(Section):
     format: Literal["auto", "messages", "prompt_completion"] = knob("auto", "Shape of the rows; auto looks at them.")
     columns: dict[str, str] = knob({}, "Which of your columns holds `messages`, or `prompt` and `completion`.")
     validation_fraction: float = knob(0.1, "Share of the rows held out to measure progress.", ge=0, le=0.5)
-    max_rows: int | None = knob(None, "Use at most this many rows; empty means all.", unit="rows", ge=2)
+    max_rows: int | None = knob(None, "Use at most this many rows; empty (0 on the page) means all.", unit="rows", ge=2)
     shuffle: bool = knob(True, "Mix the rows before they are split.")
     seed: int = knob(42, "Seed of the mixing and the split.", ge=0)
     drop_bad_rows: bool = knob(False, "Leave out rows that cannot be used instead of refusing to start.")
@@ -83,7 +83,9 @@ class TrainingConfig(Section):
     """How long and how hard it is trained."""
 
     epochs: float = knob(3.0, "How often each row is seen.", unit="passes over the data", gt=0, le=1000)
-    max_steps: int | None = knob(None, "Stop after this many optimizer steps; replaces epochs.", unit="steps", ge=1)
+    max_steps: int | None = knob(
+        None, "Stop after this many optimizer steps; empty (0 on the page) lets the epochs decide.", unit="steps", ge=1
+    )
     learning_rate: float = knob(2e-4, "Size of a step; LoRA likes about 2e-4, full tuning 2e-5.", gt=0, le=1)
     schedule: Literal["linear", "cosine", "constant"] = knob("linear", "How the learning rate falls over the run.")
     warmup_fraction: float = knob(0.05, "Share of the run in which the learning rate rises to full size.", ge=0, le=0.5)

@@ -140,7 +140,8 @@ def start_app(demo_settings: Settings) -> Iterator[Callable[[], App]]:
         log.close()
         app = App(demo_settings, process)
         started.append(app)
-        wait_until(lambda: answers(app.url), what="the page to answer")
+        wait_until(lambda: process.poll() is not None or answers(app.url), what="the page to answer")
+        assert process.poll() is None, (demo_settings.home / "app.log").read_text()
         return app
 
     yield start

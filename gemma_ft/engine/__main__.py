@@ -17,6 +17,7 @@ import time
 import traceback
 from typing import Any
 
+from gemma_ft.sampling import Sampling
 from gemma_ft.train.failures import explain
 
 Request = dict[str, Any]
@@ -53,8 +54,6 @@ class Engine:
                 self._say(request["id"], "error", report=explain(exc).model_dump())
 
     def _answer(self, room: Any, request: Request) -> None:
-        from gemma_ft.train.generation import Sampling
-
         number = request["id"]
         pair = room.pair(request["run"], os.environ.get("HF_TOKEN"))
         self._say(number, "loaded")

@@ -14,26 +14,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from gemma_ft.errors import EngineError
 from gemma_ft.rundir import RunDir
+from gemma_ft.sampling import Sampling
 
 Side = Literal["base", "tuned"]
 Answer = dict[str, Any]
 CLOSE_SECONDS = 5.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ChatOptions:
-    """How answers are made; temperature 0 is the model's likeliest answer, the same each time."""
-
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
 
 
 class EngineClient:
@@ -60,7 +51,7 @@ class EngineClient:
         process.kill()
         process.wait(CLOSE_SECONDS)
 
-    def chat(self, run: RunDir, side: Side, messages: list[dict[str, str]], options: ChatOptions) -> Iterator[Answer]:
+    def chat(self, run: RunDir, side: Side, messages: list[dict[str, str]], sampling: Sampling) -> Iterator[Answer]:
         """Yield the engine's answers to one question: `loaded`, `text` pieces, and at last `end`.
 
         Leaving the iteration early cancels the question. Raises `EngineError`.
@@ -70,7 +61,7 @@ class EngineClient:
         request = {"id": number, "op": "chat", "run": str(run.path), "side": side, "messages": messages}
         with self._lock:
             self._waiting[number] = answers
-            self._send(self._running(), {**request, "sampling": asdict(options)})
+            self._send(self._running(), {**request, "sampling": asdict(sampling)})
         ended = False
         try:
             while not ended:

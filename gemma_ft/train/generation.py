@@ -7,24 +7,14 @@ same seed otherwise. Leaves the model in the mode (training or not) in which it 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
 
 from gemma_ft.data.formats import Conversation
+from gemma_ft.sampling import Sampling
 from gemma_ft.train.encode import encode_prompt
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sampling:
-    """How the next token is chosen; temperature 0 always takes the likeliest."""
-
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
 
 
 class _Pieces(TextStreamer):

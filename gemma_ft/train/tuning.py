@@ -24,6 +24,7 @@ from trl import SFTConfig, SFTTrainer
 
 from gemma_ft.config import RunConfig
 from gemma_ft.rundir import RunDir
+from gemma_ft.sampling import Sampling
 from gemma_ft.train.callbacks import (
     CheckpointCallback,
     EvaluationStopped,
@@ -35,7 +36,7 @@ from gemma_ft.train.callbacks import (
 )
 from gemma_ft.train.control import Control
 from gemma_ft.train.encode import Encoded
-from gemma_ft.train.generation import Sampling, answer
+from gemma_ft.train.generation import answer
 from gemma_ft.train.loading import add_adapter, describe_model, load_model, precision, save_result
 from gemma_ft.train.progress import Progress
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import gradio as gr
 
-from gemma_ft.check import check_values
 from gemma_ft.config import parse_config
-from gemma_ft.engine.client import ChatOptions, Side
+from gemma_ft.engine.client import Side
 from gemma_ft.errors import ConfigError
 from gemma_ft.monitor.summary import summarise
+from gemma_ft.sampling import Sampling
 from gemma_ft.ui.playground import ready_run
 from gemma_ft.ui.services import Services
 from gemma_ft.ui.wiring import shows_errors
@@ -27,8 +27,7 @@ def add_api(services: Services) -> None:
 
     @shows_errors
     def check_run(config: dict) -> dict:  # type: ignore[type-arg]
-        services.admit(parse_config(config))
-        return check_values(config, has_token=services.settings.hub_token is not None)
+        return services.check(config, services.settings.hub_token)
 
     @shows_errors
     def start_run(config: dict) -> str:  # type: ignore[type-arg]
@@ -60,9 +59,9 @@ def add_api(services: Services) -> None:
         if side not in ("base", "tuned"):
             raise ConfigError(f"There is no side {side!r}.", "Ask `base` or `tuned`.")
         chosen: Side = "base" if side == "base" else "tuned"
-        options = ChatOptions(max_new_tokens=max_new_tokens, temperature=temperature)
+        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
         messages = [{"role": "user", "content": message}]
-        *_, last = services.engine.chat(ready_run(services, run_id, message), chosen, messages, options)
+        *_, last = services.engine.chat(ready_run(services, run_id, message), chosen, messages, sampling)
         return str(last["text"])
 
     for endpoint in (check_run, start_run, runs, run, stop_run, resume_run, chat):

@@ -13,8 +13,8 @@ from typing import Any
 import gradio as gr
 
 from gemma_ft.catalog import find
-from gemma_ft.check import check_values, plan
-from gemma_ft.config import DEMO_MODEL, parse_config
+from gemma_ft.check import plan
+from gemma_ft.config import DEMO_MODEL, RunConfig, parse_config
 from gemma_ft.data.formats import Conversation
 from gemma_ft.data.prepare import prepare
 from gemma_ft.errors import ConfigError, DataError, GemmaFtError
@@ -33,96 +33,100 @@ SHOW_RUN = "(run) => { window.gemmaWantedRun = run; window.gemmaDashboard?.show(
 PREVIEW_ROWS = 5
 
 
+class CreateTab:
+    """The tab's components, laid out when this is made inside the tab."""
+
+    def __init__(self, services: Services) -> None:
+        self.form = Form()
+        with gr.Row(elem_classes="welcome", equal_height=True):
+            gr.Markdown(WELCOME)
+            self.try_it = gr.Button("Try it", variant="primary", elem_id="try-button", min_width=120, scale=0)
+        with gr.Walkthrough(selected=MODEL, elem_id="create-steps") as self.steps:
+            with gr.Step("Model", id=MODEL):
+                _model_step(self.form)
+                self._moves(None, "Next: Data", MODEL)
+            with gr.Step("Data", id=DATA):
+                _data_step(self.form, services, self.steps)
+                self._moves("Back", "Next: Method", DATA)
+            with gr.Step("Method", id=METHOD):
+                _method_step(self.form)
+                self._moves("Back", "Next: Review", METHOD)
+            with gr.Step("Review", id=REVIEW):
+                self.verdict = gr.Markdown(elem_id="review-verdict")
+                self.form["name"].render()
+                self.token = _publish_section(self.form, services)
+                with gr.Row(elem_classes="button-row"):
+                    self._back(REVIEW)
+                    self.start = gr.Button(
+                        "Start training", variant="primary", elem_id="start-button", interactive=False
+                    )
+                self.whole = gr.Code(
+                    language="yaml", label="The whole configuration", elem_id="review-config", interactive=False
+                )
+
+    @property
+    def held(self) -> list[Any]:
+        """The token and every input, as the handlers get them."""
+        return [self.token, *self.form.components]
+
+    def _moves(self, back: str | None, forth: str, place: int) -> None:
+        with gr.Row(elem_classes="button-row"):
+            if back:
+                self._back(place)
+            button = gr.Button(forth, variant="primary")
+        button.click(lambda: gr.Walkthrough(selected=place + 1), None, self.steps, **QUIET)
+
+    def _back(self, place: int) -> None:
+        gr.Button("Back").click(lambda: gr.Walkthrough(selected=place - 1), None, self.steps, **QUIET)
+
+
 def build_create(services: Services, tabs: gr.Tabs) -> None:
     """Lay out the tab and tie its steps."""
-    form = Form()
-    with gr.Row(elem_classes="welcome", equal_height=True):
-        gr.Markdown(WELCOME)
-        try_button = gr.Button("Try it", variant="primary", elem_id="try-button", min_width=120, scale=0)
-    with gr.Walkthrough(selected=MODEL, elem_id="create-steps") as steps:
-        with gr.Step("Model", id=MODEL):
-            _model_step(form)
-            with gr.Row(elem_classes="button-row"):
-                to_data = gr.Button("Next: Data", variant="primary")
-        with gr.Step("Data", id=DATA):
-            _data_step(form, services)
-            with gr.Row(elem_classes="button-row"):
-                back_to_model = gr.Button("Back")
-                to_method = gr.Button("Next: Method", variant="primary")
-        with gr.Step("Method", id=METHOD):
-            _method_step(form)
-            with gr.Row(elem_classes="button-row"):
-                back_to_data = gr.Button("Back")
-                to_review = gr.Button("Next: Review", variant="primary")
-        with gr.Step("Review", id=REVIEW):
-            verdict = gr.Markdown(elem_id="review-verdict")
-            form["name"].render()
-            token = _publish_section(form, services)
-            whole = gr.Code(
-                language="yaml", label="The whole configuration", elem_id="review-config", interactive=False
-            )
-            with gr.Row(elem_classes="button-row"):
-                back_to_method = gr.Button("Back")
-                start = gr.Button("Start training", variant="primary", elem_id="start-button", interactive=False)
+    tab = CreateTab(services)
+    form = tab.form
     started = gr.State("")
 
     def review(token_typed: str, *held: Any) -> tuple[str, str, Any]:
         return review_values(services, form.values(held), token_typed)
 
     @shows_errors
-    def start_run(token_typed: str, *held: Any) -> tuple[str, Any]:
+    def press_start(token_typed: str, *held: Any) -> tuple[str, Any]:
         run = services.start(parse_config(form.values(held)), services.token(token_typed))
         return run.run_id, gr.Tabs(selected="dashboard")
 
-    reviewed: dict[str, Any] = {
-        "inputs": [token, *form.components],
-        "outputs": [verdict, whole, start],
-        **QUIET,
-    }
-    for button, place in (
-        (to_data, DATA),
-        (to_method, METHOD),
-        (back_to_model, MODEL),
-        (back_to_data, DATA),
-        (back_to_method, METHOD),
-    ):
-        button.click(lambda place=place: gr.Walkthrough(selected=place), None, steps, **QUIET)
-    to_review.click(lambda: gr.Walkthrough(selected=REVIEW), None, steps, **QUIET).then(review, **reviewed)
-    steps.change(review, **reviewed)
-    gr.on(
-        [token.change, form["name"].change, form["publish.repo"].change, form["publish.private"].change],
-        review,
-        **reviewed,
+    def fill() -> list[Any]:
+        return [gr.Walkthrough(selected=REVIEW), *form.show(try_it())]
+
+    reviewed: dict[str, Any] = {"inputs": tab.held, "outputs": [tab.verdict, tab.whole, tab.start], **QUIET}
+    changes = [tab.token.change, *(form[name].change for name in ("name", "publish.repo", "publish.private"))]
+    gr.on([tab.steps.change, *changes], review, **reviewed)
+    tab.try_it.click(fill, None, [tab.steps, *form.components], **QUIET).then(review, **reviewed)
+    starting = tab.start.click(
+        press_start, tab.held, [started, tabs], show_progress="minimal", api_visibility="private"
     )
-    try_button.click(
-        lambda: [gr.Walkthrough(selected=REVIEW), *form.show(try_it())], None, [steps, *form.components], **QUIET
-    ).then(review, **reviewed)
-    start.click(
-        start_run, [token, *form.components], [started, tabs], show_progress="minimal", api_visibility="private"
-    ).success(None, started, None, js=SHOW_RUN, api_visibility="private")
+    starting.success(None, started, None, js=SHOW_RUN, api_visibility="private")
 
 
 def review_values(services: Services, values: dict[str, Any], token_typed: str) -> tuple[str, str, Any]:
     """Return the verdict in Markdown, the configuration as YAML, and whether Start can be pressed."""
-    report = check_values(values, has_token=services.token(token_typed) is not None)
+    report = services.check(values, services.token(token_typed))
+    lines = [f"### {'Ready to start' if report['ok'] else 'Not ready yet'}", problems_markdown(report["problems"])]
     try:
         config = parse_config(values)
-        services.admit(config)
-    except ConfigError as exc:
-        problems = report["problems"] or [
-            {"severity": "error", "row": None, "message": exc.report.what_happened, "fix": exc.report.what_to_do}
-        ]
-        return f"### Not ready yet\n{problems_markdown(problems)}", "", gr.update(interactive=False)
-    lines = [f"### {'Ready to start' if report['ok'] else 'Not ready yet'}", problems_markdown(report["problems"])]
+    except ConfigError:
+        return "\n\n".join(lines), "", gr.update(interactive=False)
     if data := report["data"]:
-        batch = config.training.batch_size * config.training.accumulation
-        steps = plan(config, data["train_rows"])
-        lines.append(
-            f"**{escape(config.model.id)}** learns from **{data['train_rows']:,} conversations** "
-            f"({data['validation_rows']:,} held out) in **{steps:,} steps** of {batch} rows, "
-            f"about {steps * batch / data['train_rows']:.1f} passes over the data."
-        )
+        lines.append(_plan_in_words(config, data["train_rows"], data["validation_rows"]))
     return "\n\n".join(line for line in lines if line), config.to_yaml(), gr.update(interactive=report["ok"])
+
+
+def _plan_in_words(config: RunConfig, train_rows: int, held_out: int) -> str:
+    batch = config.training.batch_size * config.training.accumulation
+    steps = plan(config, train_rows)
+    return (
+        f"**{escape(config.model.id)}** learns from **{train_rows:,} conversations** ({held_out:,} held out) "
+        f"in **{steps:,} steps** of {batch} rows, about {steps * batch / train_rows:.1f} passes over the data."
+    )
 
 
 def preview(conversations: Sequence[Conversation]) -> list[list[str]]:
@@ -156,12 +160,14 @@ def _model_step(form: Form) -> None:
         form["model.precision"].render()
 
 
-def _data_step(form: Form, services: Services) -> None:
+def _data_step(form: Form, services: Services, steps: gr.Walkthrough) -> None:
     form["data.source"].render()
     form["data.id"].render()
     form["data.path"].visible = False
     with gr.Column(visible=False) as own:
-        upload = gr.File(label="Your file (.jsonl or .json)", file_types=[".jsonl", ".json"], height=140)
+        upload = gr.File(
+            label="Your file (.jsonl or .json)", file_types=[".jsonl", ".json"], height=140, elem_id="data-upload"
+        )
         form["data.path"].visible = not services.settings.on_space
         form["data.path"].render()
         gr.Markdown(
@@ -183,7 +189,7 @@ def _data_step(form: Form, services: Services) -> None:
         label="First rows",
         interactive=False,
         wrap=True,
-        column_widths=["60px", "110px", "auto"],
+        column_widths=["8%", "14%", "78%"],
         elem_id="data-preview",
     )
     inputs = [component for path, component in form.inputs.items() if path.startswith("data.")]
@@ -200,7 +206,7 @@ def _data_step(form: Form, services: Services) -> None:
 
     form["data.source"].change(switch, form["data.source"], [form["data.id"], own], **QUIET)
     upload.change(keep, upload, form["data.path"], **QUIET)
-    gr.on([component.change for component in inputs], look, inputs, [found, table], **QUIET)
+    gr.on([steps.change, *(component.change for component in inputs)], look, inputs, [found, table], **QUIET)
 
 
 def look_at_data(services: Services, form: Form, held: dict[str, Any]) -> tuple[str, list[list[str]]]:
@@ -214,11 +220,11 @@ def look_at_data(services: Services, form: Form, held: dict[str, Any]) -> tuple[
     except GemmaFtError as exc:
         kind = "cannot be used" if isinstance(exc, DataError) else "is not complete yet"
         message = escape(exc.report.what_happened).replace("\n", "<br>")
-        return f"❌ This data {kind}. {message} **{escape(exc.report.what_to_do)}**", []
+        return f"✗ This data {kind}. {message} **{escape(exc.report.what_to_do)}**", []
     left_out = f", {len(data.problems)} left out" if data.problems else ""
     kind = data.format.replace("_", " and ")
     parts = f"{len(data.train):,} to train on, {len(data.validation):,} held out{left_out}"
-    return f"✅ {data.rows:,} rows with {kind}: {parts}.", preview(data.train)
+    return f"✓ {data.rows:,} rows with {kind}: {parts}.", preview(data.train)
 
 
 def _method_step(form: Form) -> None:

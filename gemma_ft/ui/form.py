@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
-from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 
 from gemma_ft.catalog import CATALOG
@@ -108,15 +107,16 @@ def make_input(path: str, declared: FieldInfo, default: Any) -> Any:
         return gr.Textbox(value=default, **shared)
     if path == "evaluation.prompts":
         return gr.Textbox(value=default, lines=3, **shared)
-    low = next((limit.ge for limit in declared.metadata if isinstance(limit, Ge)), None)
-    high = next((limit.le for limit in declared.metadata if isinstance(limit, Le)), None)
-    whole = declared.annotation in (int, int | None)
-    return gr.Number(value=default, minimum=low, maximum=high, precision=0 if whole else None, **shared)
+    # No bounds here: the config's own check says more about a bad value than Gradio would.
+    return gr.Number(value=default, precision=0 if declared.annotation in (int, int | None) else None, **shared)
 
 
 def _from_input(declared: FieldInfo, value: Any) -> Any:
-    """Return an input's value as the config expects it: an empty field that may be empty is `None`."""
-    if declared.annotation in (str | None, int | None) and value in ("", None):
+    """Return an input's value as the config expects it: a field that may be empty, and is, becomes `None`.
+
+    A browser sends 0 for an empty number.
+    """
+    if declared.annotation in (str | None, int | None) and not value:
         return None
     if declared.annotation == tuple[str, ...]:
         return tuple(line.strip() for line in str(value or "").splitlines() if line.strip())

@@ -1,7 +1,7 @@
 """The Playground tab: the base and the tuned model answer the same question, side by side.
 
 Promises that the answer called tuned was given with the tuned weights of the run that is chosen, and that leaving or
-stopping ends the answer in the engine too. Needs a run with a finished model and no training going on (it needs the
+stopping ends the answer in the engine too. Needs a run with a finished model, and no training going on (it needs the
 memory).
 """
 
@@ -15,105 +15,127 @@ from typing import Any
 import gradio as gr
 
 from gemma_ft.data.prepare import prepare
-from gemma_ft.engine.client import ChatOptions, Side
+from gemma_ft.engine.client import Side
 from gemma_ft.errors import EngineError
-from gemma_ft.rundir import ACTIVE, RunDir
+from gemma_ft.rundir import RunDir
+from gemma_ft.sampling import Sampling
 from gemma_ft.ui.services import Services
 from gemma_ft.ui.wiring import QUIET, shows_errors
 
 FLUSH_SECONDS = 0.05
 NO_RUNS = "No finished run yet: tune a model first."
+EMPTY_CHAT = "Ask a question below."
+LOADING = {"role": "assistant", "content": "", "metadata": {"title": "Loading the model"}}
+WAITING = {"role": "assistant", "content": "..."}
 Turns = list[dict[str, Any]]
+
+
+class PlaygroundTab:
+    """The tab's components, laid out when this is made inside the tab."""
+
+    def __init__(self) -> None:
+        with gr.Row(elem_classes="bottom-row"):
+            self.run = gr.Dropdown([], label="Tuned model", info=NO_RUNS, elem_id="playground-run", scale=4)
+            self.surprise = gr.Button(
+                "A question from its training data", elem_id="surprise-button", min_width=290, scale=0
+            )
+        with gr.Row():
+            self.base = _chat("Base model", "chat-base")
+            self.tuned = _chat("Tuned model", "chat-tuned")
+        with gr.Row(elem_classes="bottom-row"):
+            placeholder = "Ask both models the same question"
+            self.question = gr.Textbox(label="Question", placeholder=placeholder, elem_id="question", scale=5, lines=1)
+            self.ask = gr.Button("Ask", variant="primary", elem_id="ask-button", min_width=90, scale=0)
+            self.halt = gr.Button("Stop", elem_id="stop-answer-button", min_width=90, scale=0)
+            self.clear = gr.Button("Clear", min_width=90, scale=0)
+        with gr.Accordion("How the answers are made", open=False):
+            with gr.Row():
+                self.longest = gr.Slider(8, 2048, 128, step=8, label="Longest answer", info="Tokens of each answer.")
+                self.temperature = gr.Slider(0, 2, 0, step=0.05, label="Temperature", info="0 is the likeliest answer.")
+                self.top_p = gr.Slider(0.05, 1, 1, step=0.05, label="Top p", info="Draw from this likeliest share.")
+                self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, info="The same seed, the same answer.")
+            self.system = gr.Textbox(label="System message", info="Said before the first question.", lines=1)
+
+    @property
+    def inputs(self) -> list[Any]:
+        """What `compare` is given, in order."""
+        knobs = [self.longest, self.temperature, self.top_p, self.seed, self.system]
+        return [self.run, self.question, self.base, self.tuned, *knobs]
 
 
 def build_playground(
     services: Services, tab: gr.Tab, shown_run: gr.State, to_playground: gr.Button, tabs: gr.Tabs
 ) -> None:
     """Lay out the tab and tie it to the engine."""
-    with gr.Row(equal_height=True):
-        chosen = gr.Dropdown(
-            [], label="Tuned model", info=NO_RUNS, elem_id="playground-run", allow_custom_value=False, scale=3
-        )
-        surprise = gr.Button("A question from its training data", scale=1, min_width=180)
-    with gr.Row():
-        base = gr.Chatbot(label="Base model", elem_id="chat-base", height=340, buttons=["copy"], feedback_options=None)
-        tuned = gr.Chatbot(
-            label="Tuned model", elem_id="chat-tuned", height=340, buttons=["copy"], feedback_options=None
-        )
-    with gr.Row(equal_height=True):
-        question = gr.Textbox(
-            label="Question", placeholder="Ask both models the same question", elem_id="question", scale=5, lines=1
-        )
-        ask = gr.Button("Ask", variant="primary", elem_id="ask-button", min_width=90)
-        halt = gr.Button("Stop", elem_id="stop-answer-button", min_width=90)
-        clear = gr.Button("Clear", min_width=90)
-    with gr.Accordion("How the answers are made", open=False), gr.Row():
-        longest = gr.Slider(8, 2048, value=128, step=8, label="Longest answer", info="Tokens of each answer.")
-        temperature = gr.Slider(0, 2, value=0, step=0.05, label="Temperature", info="0 gives the likeliest answer.")
-        top_p = gr.Slider(0.05, 1, value=1, step=0.05, label="Top p", info="Draw from the likeliest share of words.")
-        seed = gr.Number(0, label="Seed", precision=0, minimum=0, info="The same seed draws the same answer.")
-        system = gr.Textbox(label="System message", info="Said before the first question.", lines=1)
+    page = PlaygroundTab()
+
+    @shows_errors
+    def ask_both(*held: Any) -> Iterator[tuple[Turns, Turns, str]]:
+        yield from compare(services, *held)
+
+    @shows_errors
+    def pick_question(run_id: str | None) -> str:
+        return training_question(services, run_id)
 
     def choices(selected: str | None) -> Any:
         names = runs_to_chat_with(services)
         value = selected if selected in [run_id for _, run_id in names] else (names[0][1] if names else None)
         return gr.update(choices=names, value=value, info="Newest first." if names else NO_RUNS)
 
-    @shows_errors
-    def pick_question(run_id: str | None) -> str:
-        if not run_id:
-            raise EngineError(NO_RUNS, "Press Try it on the Create tab.", title="Nothing to ask yet")
-        rows = prepare(services.manager.open(run_id).config().data).train
-        return next(turn["content"] for turn in random.choice(rows) if turn["role"] == "user")
+    def open_with(run_id: str) -> tuple[Any, Any]:
+        return choices(run_id), gr.Tabs(selected="playground")
 
-    @shows_errors
-    def compare(
-        run_id: str | None, text: str, said_base: Turns, said_tuned: Turns, *knobs: Any
-    ) -> Iterator[tuple[Turns, Turns, str]]:
-        run = ready_run(services, run_id, text)
-        *chance, system_text = knobs
-        options = ChatOptions(
-            max_new_tokens=int(chance[0]),
-            temperature=float(chance[1]),
-            top_p=float(chance[2]),
-            seed=int(chance[3] or 0),
-        )
-        sides: dict[Side, Turns] = {
-            "base": [*said_base, {"role": "user", "content": text}],
-            "tuned": [*said_tuned, {"role": "user", "content": text}],
-        }
-        waiting = {"role": "assistant", "content": "", "metadata": {"title": "Loading the model"}}
-        yield [*sides["base"], waiting], [*sides["tuned"], waiting], ""
-        for side in ("base", "tuned"):
-            asked = with_system(sides[side], system_text)
-            for so_far in stream(services, run, side, asked, options):
-                shown = [*sides[side], {"role": "assistant", "content": so_far}]
-                other = [*sides["tuned"], {"role": "assistant", "content": "..."}] if side == "base" else sides["base"]
-                yield (shown, other, "") if side == "base" else (other, shown, "")
-            sides[side] = shown
-
-    inputs = [chosen, question, base, tuned, longest, temperature, top_p, seed, system]
     answering = [
-        trigger(compare, inputs, [base, tuned, question], api_visibility="private", concurrency_limit=None)
-        for trigger in (ask.click, question.submit)
+        trigger(
+            ask_both,
+            page.inputs,
+            [page.base, page.tuned, page.question],
+            api_visibility="private",
+            concurrency_limit=None,
+            show_progress="hidden",
+        )
+        for trigger in (page.ask.click, page.question.submit)
     ]
-    halt.click(None, None, None, cancels=answering, api_visibility="private")
-    clear.click(lambda: ([], []), None, [base, tuned], **QUIET)
-    chosen.change(lambda: ([], []), None, [base, tuned], **QUIET)
-    surprise.click(pick_question, chosen, question, **QUIET)
-    tab.select(choices, chosen, chosen, **QUIET)
-    to_playground.click(
-        lambda run_id: (choices(run_id), gr.Tabs(selected="playground")), shown_run, [chosen, tabs], **QUIET
+    page.halt.click(None, None, None, cancels=answering, api_visibility="private")
+    for forget in (page.clear.click, page.run.change):
+        forget(lambda: ([], []), None, [page.base, page.tuned], **QUIET)
+    page.surprise.click(pick_question, page.run, page.question, **QUIET)
+    tab.select(choices, page.run, page.run, **QUIET)
+    to_playground.click(open_with, shown_run, [page.run, tabs], **QUIET)
+
+
+def compare(
+    services: Services, run_id: str | None, text: str, said_base: Turns, said_tuned: Turns, *knobs: Any
+) -> Iterator[tuple[Turns, Turns, str]]:
+    """Yield both conversations as the two answers grow, and an empty question box. Raises `EngineError`."""
+    run = ready_run(services, run_id, text)
+    longest, temperature, top_p, seed, system = knobs
+    sampling = Sampling(
+        max_new_tokens=int(longest), temperature=float(temperature), top_p=float(top_p), seed=int(seed or 0)
     )
+    question = {"role": "user", "content": text}
+    base, tuned = [*said_base, question], [*said_tuned, question]
+    yield [*base, LOADING], [*tuned, LOADING], ""
+    answered = base
+    for so_far in stream(services, run, "base", with_system(base, system), sampling):
+        answered = [*base, {"role": "assistant", "content": so_far}]
+        yield answered, [*tuned, WAITING], ""
+    for so_far in stream(services, run, "tuned", with_system(tuned, system), sampling):
+        yield answered, [*tuned, {"role": "assistant", "content": so_far}], ""
 
 
 def runs_to_chat_with(services: Services) -> list[tuple[str, str]]:
     """Return (label, id) of the runs that have a finished model, newest first."""
-    found = []
-    for run in services.manager.runs():
-        if run.model.is_dir():
-            found.append((f"{run.config().name} · {run.run_id}", run.run_id))
-    return found
+    ready = [run for run in services.manager.runs() if run.model.is_dir()]
+    return [(f"{run.config().name} · {run.run_id}", run.run_id) for run in ready]
+
+
+def training_question(services: Services, run_id: str | None) -> str:
+    """Return a question that the run was trained on. Raises `EngineError`, `DataError` when its data is gone."""
+    if not run_id:
+        raise EngineError(NO_RUNS, "Press Try it on the Create tab.", title="Nothing to ask yet")
+    rows = prepare(services.manager.open(run_id).config().data).train
+    return next(turn["content"] for turn in random.choice(rows) if turn["role"] == "user")
 
 
 def ready_run(services: Services, run_id: str | None, text: str) -> RunDir:
@@ -123,21 +145,19 @@ def ready_run(services: Services, run_id: str | None, text: str) -> RunDir:
     if not text.strip():
         raise EngineError("The question is empty.", "Type one, or take one from the training data.")
     if active := services.manager.active():
-        status = services.manager.state(active).status
-        if status in ACTIVE:
-            message = f"The run {active.run_id} is {status} and needs this machine's memory."
-            raise EngineError(message, "Ask when it has ended, or stop it.", title="A training is going on")
+        message = f"The run {active.run_id} is going on and needs this machine's memory."
+        raise EngineError(message, "Ask when it has ended, or stop it.", title="A training is going on")
     return services.manager.open(run_id)
 
 
 def stream(
-    services: Services, run: RunDir, side: Side, messages: list[dict[str, str]], options: ChatOptions
+    services: Services, run: RunDir, side: Side, messages: list[dict[str, str]], sampling: Sampling
 ) -> Iterator[str]:
     """Yield the answer so far, at most every `FLUSH_SECONDS`, and at last the whole answer."""
     so_far, shown_at = "", 0.0
-    for answer in services.engine.chat(run, side, messages, options):
+    for answer in services.engine.chat(run, side, messages, sampling):
         so_far = answer["text"] if answer["event"] == "end" else so_far + answer.get("text", "")
-        if answer["event"] == "end" or time.monotonic() - shown_at > FLUSH_SECONDS:
+        if answer["event"] == "end" or (so_far and time.monotonic() - shown_at > FLUSH_SECONDS):
             shown_at = time.monotonic()
             yield so_far
 
@@ -153,3 +173,9 @@ def plain_text(content: Any) -> str:
     if isinstance(content, str):
         return content
     return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+
+
+def _chat(label: str, elem_id: str) -> gr.Chatbot:
+    return gr.Chatbot(
+        label=label, elem_id=elem_id, height=340, buttons=["copy"], feedback_options=None, placeholder=EMPTY_CHAT
+    )

@@ -97,7 +97,7 @@ def problems_markdown(problems: Sequence[Mapping[str, Any]]) -> str:
     """Return the problems of a check as a list, the first ten of them."""
     lines = []
     for problem in problems[:10]:
-        mark = "❌" if problem["severity"] == "error" else "⚠️"
+        mark = "✗" if problem["severity"] == "error" else "Note:"
         row = f"Row {problem['row']}: " if problem["row"] else ""
         message = escape(f"{row}{problem['message']}").replace("\n", "<br>")
         lines.append(f"- {mark} {message} **{escape(problem['fix'])}**")
@@ -133,7 +133,7 @@ def _detail(state: RunState, facts: RunFacts, now: float) -> str:
     if state.status == "stopped":
         return f"Resume it when you like.{saved}" if saved else "It was stopped before a checkpoint was written."
     if state.status in ("preparing", "training"):
-        quiet = now - (state.heartbeat or now)
+        quiet = now - state.heartbeat if state.heartbeat is not None else 0.0
         stalled = f" No sign of life for {duration(quiet)}." if quiet > STALLED_SECONDS else ""
         return f"{(state.phase or 'starting').capitalize()}.{stalled}"
     if state.status == "finished":

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from gemma_ft.config import DEMO_MODEL, RunConfig
+from gemma_ft.check import Report, check, refused
+from gemma_ft.config import DEMO_MODEL, RunConfig, parse_config
 from gemma_ft.engine.client import EngineClient
 from gemma_ft.errors import ConfigError
 from gemma_ft.jobs.manager import JobManager
@@ -48,6 +51,15 @@ class Services:
         """Free the engine and resume the run. Raises `RunNotFound`, `RunBusy`."""
         self.engine.close()
         return self.manager.resume(run_id, hub_token=hub_token)
+
+    def check(self, values: Mapping[str, Any], hub_token: str | None) -> Report:
+        """Return the report on plain values, from the form or a program; nothing is read that is not admitted."""
+        try:
+            config = parse_config(values)
+            self.admit(config)
+        except ConfigError as exc:
+            return refused(exc)
+        return check(config, has_token=hub_token is not None)
 
     def token(self, typed: str | None) -> str | None:
         """Return the token that was typed, else that of the person who runs this machine."""

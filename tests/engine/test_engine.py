@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, wait_until
 
-from gemma_ft.engine.client import ChatOptions, EngineClient
+from conftest import ROOT, wait_until
+from gemma_ft.engine.client import EngineClient
 from gemma_ft.errors import EngineError
 from gemma_ft.jobs.manager import JobManager
 from gemma_ft.jobs.processes import identify
 from gemma_ft.jobs.spawn import own_environment
 from gemma_ft.rundir import RunDir, create_run
+from gemma_ft.sampling import Sampling
 from gemma_ft.settings import Settings
 
 pytestmark = pytest.mark.train
 
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
-SHORT = ChatOptions(max_new_tokens=24)
+SHORT = Sampling(max_new_tokens=24)
 
 
 @pytest.fixture
@@ -61,9 +62,9 @@ def test_base_and_tuned_answer_differently_and_the_pieces_add_up(engine: EngineC
 
 
 def test_the_same_seed_draws_the_same_answer(engine: EngineClient, run: RunDir) -> None:
-    hot = ChatOptions(max_new_tokens=24, temperature=1.5, seed=7)
+    hot = Sampling(max_new_tokens=24, temperature=1.5, seed=7)
     first, second = (last(engine.chat(run, "base", FRANCE, hot))["text"] for _ in range(2))
-    other = last(engine.chat(run, "base", FRANCE, ChatOptions(max_new_tokens=24, temperature=1.5, seed=8)))["text"]
+    other = last(engine.chat(run, "base", FRANCE, Sampling(max_new_tokens=24, temperature=1.5, seed=8)))["text"]
     assert first == second
     assert first != other
 
@@ -82,7 +83,7 @@ def test_a_run_without_a_model_is_an_error_and_the_engine_lives_on(
 def test_an_engine_that_is_killed_is_told_and_the_next_question_starts_a_new_one(
     engine: EngineClient, run: RunDir
 ) -> None:
-    long = ChatOptions(max_new_tokens=2000, temperature=2.0)
+    long = Sampling(max_new_tokens=2000, temperature=2.0)
     answers = engine.chat(run, "base", FRANCE, long)
     assert next(answers)["event"] == "loaded"
     first = pid_of(engine)
@@ -94,7 +95,7 @@ def test_an_engine_that_is_killed_is_told_and_the_next_question_starts_a_new_one
 
 
 def test_leaving_an_answer_early_frees_the_engine_for_the_next(engine: EngineClient, run: RunDir) -> None:
-    long = ChatOptions(max_new_tokens=1000, temperature=2.0)
+    long = Sampling(max_new_tokens=1000, temperature=2.0)
     answers = engine.chat(run, "base", FRANCE, long)
     assert next(answers)["event"] == "loaded"
     assert next(answers)["event"] in ("text", "end")

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import psutil
-from conftest import wait_until
 
+from conftest import wait_until
 from gemma_ft.jobs.processes import identify, is_alive, signal_group
 from gemma_ft.jobs.spawn import child_environment, spawn
 from gemma_ft.rundir import ProcessId

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import wait_for_end, wait_until
 
+from conftest import wait_for_end, wait_until
 from gemma_ft import recipes
 from gemma_ft.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from gemma_ft.errors import RunBusy, RunNotFound

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import wait_for_end
 
+from conftest import wait_for_end
 from gemma_ft import recipes
 from gemma_ft.config import RunConfig
 from gemma_ft.data.prepare import prepare
@@ -58,7 +58,8 @@ def logits(model: Any, tokenizer: Any) -> Any:
 def test_the_tuned_model_knows_its_training_set_word_for_word_and_the_base_does_not(
     first_run: RunDir, demo_models: Path
 ) -> None:
-    from gemma_ft.train.generation import Sampling, answer
+    from gemma_ft.sampling import Sampling
+    from gemma_ft.train.generation import answer
     from gemma_ft.train.loading import load_result
 
     config = first_run.config()
@@ -101,7 +102,7 @@ def test_the_result_is_an_adapter_only_with_tokenizer_and_card(first_run: RunDir
     names = {path.name for path in first_run.model.iterdir()}
     assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "README.md"} <= names
     assert "model.safetensors" not in names
-    assert not [path for path in first_run.path.rglob("training_args.bin")]
+    assert not list(first_run.path.rglob("training_args.bin"))
     adapter = json.loads((first_run.model / "adapter_config.json").read_text())
     assert adapter["base_model_name_or_path"] == "demo/gemma-3-tiny"
     assert "150" in (first_run.model / "README.md").read_text()

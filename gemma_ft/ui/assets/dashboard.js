@@ -147,7 +147,7 @@ class Chart {
       },
     ];
     const layout = {
-      margin: { t: 8, r: 12, b: 36, l: 48 },
+      margin: { t: 24, r: 12, b: 36, l: 48 },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: colour("--dash-text"), family: style.fontFamily, size: 12 },
@@ -155,11 +155,15 @@ class Chart {
       yaxis: { ...axis, rangemode: "tozero" },
       hovermode: "x unified",
       hoverlabel: { bgcolor: colour("--dash-card"), font: { color: colour("--dash-text") } },
-      legend: { orientation: "h", x: 0, y: 1.12 },
+      legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("--dash-subdued"), activecolor: accent },
       uirevision: this.run,
       datarevision: this.revision++,
     };
-    await Plotly.react(this.node, traces, layout, { displaylogo: false, responsive: false });
+    await Plotly.react(this.node, traces, layout, {
+      displaylogo: false,
+      modeBarButtonsToRemove: ["select2d", "lasso2d"],
+    });
   }
 }
 
