@@ -131,10 +131,7 @@ def _plan_in_words(config: RunConfig, train_rows: int, held_out: int) -> str:
 
 def preview(conversations: Sequence[Conversation]) -> list[list[str]]:
     """Return the first conversations as table rows of who says what."""
-    rows = []
-    for number, conversation in enumerate(conversations[:PREVIEW_ROWS], start=1):
-        rows += [[str(number), turn["role"], turn["content"][:500]] for turn in conversation]
-    return rows
+    return [[turn["role"], turn["content"][:500]] for talk in conversations[:PREVIEW_ROWS] for turn in talk]
 
 
 def describe_model(model_id: str) -> str:
@@ -184,12 +181,12 @@ def _data_step(form: Form, services: Services, steps: gr.Walkthrough) -> None:
                 form[f"data.{name}"].render()
     found = gr.Markdown(elem_id="data-verdict")
     table = gr.Dataframe(
-        headers=["Row", "Who", "Says"],
+        headers=["Who", "Says"],
         datatype="str",
         label="First rows",
         interactive=False,
         wrap=True,
-        column_widths=["8%", "14%", "78%"],
+        column_widths=["28%", "72%"],
         elem_id="data-preview",
     )
     inputs = [component for path, component in form.inputs.items() if path.startswith("data.")]

@@ -206,6 +206,7 @@ def test_the_page_survives_a_restart_of_the_server_with_what_was_typed(
     page.get_by_label("Question").fill("typed before the restart")
     page.get_by_role("tab", name="Dashboard").click()
     expect(page.locator(".dash-empty")).to_be_visible()
+    page.wait_for_function("() => window.gemmaDashboard?.told")
     page.wait_for_event("response", lambda response: "component_server" in response.url)
     os.kill(app.process.pid, signal.SIGKILL)
     app.process.wait()
