@@ -6,6 +6,9 @@ processes; ending this program ends neither a run nor its supervisor.
 
 from __future__ import annotations
 
+import sys
+
+from gemma_ft.errors import GemmaFtError
 from gemma_ft.settings import Settings
 from gemma_ft.ui.page import build_page, launch_options
 from gemma_ft.ui.services import Services
@@ -13,8 +16,14 @@ from gemma_ft.ui.services import Services
 
 def main() -> None:
     """Build the page from the environment's settings and serve it until interrupted."""
-    services = Services(Settings.from_env())
-    build_page(services).launch(**launch_options(services))
+    try:
+        services = Services(Settings.from_env())
+        services.settings.make_home()
+        build_page(services).launch(**launch_options(services))
+    except GemmaFtError as exc:
+        sys.exit(f"{exc.report.title}. {exc}")
+    except OSError as exc:
+        sys.exit(f"The page cannot be served: {exc}")
 
 
 if __name__ == "__main__":

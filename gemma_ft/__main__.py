@@ -67,12 +67,11 @@ def train(
 ) -> None:
     """Start a run and follow it; Ctrl-C stops it and saves, a second Ctrl-C cancels it."""
     config = load_config(config_file)
-    settings = Settings.from_env()
-    report = check(config, has_token=settings.hub_token is not None)
+    report = check(config, has_token=Settings.from_env().hub_token is not None)
     if not report["ok"]:
         _tell_problems(report["problems"])
         raise typer.Exit(BAD_INPUT)
-    manager = JobManager(settings)
+    manager = _manager()
     run = manager.start(config)
     typer.echo(f"Run {run.run_id} in {run.path}")
     if not detach:
@@ -100,7 +99,7 @@ def check_command(config_file: ConfigFile, as_json: AsJson = False) -> None:
 @tells_errors
 def runs(as_json: AsJson = False) -> None:
     """List all runs, newest first."""
-    manager = JobManager(Settings.from_env())
+    manager = _manager()
     summaries = [summarise(run, manager.state(run)) for run in manager.runs()]
     if as_json:
         typer.echo(json.dumps(summaries, ensure_ascii=False))
@@ -115,7 +114,7 @@ def runs(as_json: AsJson = False) -> None:
 @tells_errors
 def show(run_id: RunId, as_json: AsJson = False) -> None:
     """Show one run: status, progress, and why it failed if it did."""
-    manager = JobManager(Settings.from_env())
+    manager = _manager()
     run = _open(manager, run_id)
     state = manager.state(run)
     summary = summarise(run, state)
@@ -135,7 +134,7 @@ def stop(
     run_id: RunId, cancel: Annotated[bool, typer.Option("--cancel", help="Do not save a checkpoint.")] = False
 ) -> None:
     """Stop a run at its next step and save a checkpoint to resume from."""
-    manager = JobManager(Settings.from_env())
+    manager = _manager()
     run = manager.stop(_open(manager, run_id).run_id, save=not cancel)
     typer.echo(f"Asked {run.run_id} to {'cancel' if cancel else 'stop and save'}.")
 
@@ -144,7 +143,7 @@ def stop(
 @tells_errors
 def resume(run_id: RunId, detach: Annotated[bool, typer.Option(help="Return at once.")] = False) -> None:
     """Go on with a stopped, failed or interrupted run from its last checkpoint."""
-    manager = JobManager(Settings.from_env())
+    manager = _manager()
     run = _open(manager, run_id)
     offset = run.log.stat().st_size if run.log.exists() else 0
     manager.resume(run.run_id)
@@ -161,7 +160,7 @@ def export(
 ) -> None:
     """Write a finished model to a folder of its own."""
     settings = Settings.from_env()
-    run = _open(JobManager(settings), run_id)
+    run = _open(_manager(), run_id)
     command = [sys.executable, "-m", "gemma_ft.engine.export", str(run.path), str(target.resolve())]
     environment = own_environment(hub_token=settings.hub_token) | {"GEMMA_FT_HOME": str(settings.home)}
     ended = subprocess.run([*command, *(["--merge"] if merge else [])], env=environment, cwd=PROJECT_ROOT, check=False)
@@ -180,6 +179,12 @@ def knobs_command() -> None:
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
+
+
+def _manager() -> JobManager:
+    settings = Settings.from_env()
+    settings.make_home()
+    return JobManager(settings)
 
 
 def _open(manager: JobManager, run_id: str) -> RunDir:

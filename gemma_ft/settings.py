@@ -1,7 +1,6 @@
 """Where this installation keeps its things and how it listens: read once from the environment, then handed down.
 
-Promises that no other module of the page or of the jobs reads the environment for configuration. Does not create
-folders.
+Promises that no other module of the page or of the jobs reads the environment for configuration.
 """
 
 from __future__ import annotations
@@ -11,8 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gemma_ft.errors import ConfigError
+
 SPACE_VOLUME = Path("/data")
 DEFAULT_PORT = 7860
+ANOTHER_HOME = "Set GEMMA_FT_HOME to a folder that you may write to."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,18 +46,39 @@ class Settings:
         """What the engine process prints, for when it fails."""
         return self.home / "engine.log"
 
+    def make_home(self) -> None:
+        """Create the home if need be. Raises `ConfigError` when that cannot be done or nothing can be written there."""
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            writable = os.access(self.home, os.W_OK)
+        except OSError as exc:
+            raise ConfigError(f"The home {self.home} cannot be created: {exc.strerror}.", ANOTHER_HOME) from exc
+        if not writable:
+            raise ConfigError(f"Nothing can be written to the home {self.home}.", ANOTHER_HOME)
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Read `GEMMA_FT_HOME`, `GRADIO_SERVER_NAME`, `GRADIO_SERVER_PORT`, `SYSTEM` and `HF_TOKEN`."""
+        """Read `GEMMA_FT_HOME`, `GRADIO_SERVER_NAME`, `GRADIO_SERVER_PORT`, `SYSTEM` and `HF_TOKEN`.
+
+        Raises `ConfigError` for a port that is none.
+        """
         env = os.environ if environ is None else environ
         on_space = env.get("SYSTEM") == "spaces"
         return cls(
             home=_home(env, on_space=on_space),
             host=env.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if on_space else "127.0.0.1"),
-            port=int(env.get("GRADIO_SERVER_PORT") or DEFAULT_PORT),
+            port=_port(env.get("GRADIO_SERVER_PORT")),
             on_space=on_space,
             hub_token=None if on_space else env.get("HF_TOKEN") or None,
         )
+
+
+def _port(text: str | None) -> int:
+    if not text:
+        return DEFAULT_PORT
+    if not text.isdecimal() or not 0 < int(text) < 65_536:
+        raise ConfigError(f"GRADIO_SERVER_PORT is {text!r}, which is no port.", "Give a number such as 7860.")
+    return int(text)
 
 
 def _home(env: Mapping[str, str], *, on_space: bool) -> Path:

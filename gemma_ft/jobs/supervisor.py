@@ -26,8 +26,8 @@ from gemma_ft.rundir import RunDir, RunState, StopProgress, Wish
 
 TICK_SECONDS = 0.2
 SAMPLE_SECONDS = 1.0
-PATIENCE_SECONDS: dict[Wish, float] = {"stop": 120.0, "cancel": 4.0}
-"""How long the trainer may take to leave by itself: time to save, or time to notice."""
+PATIENCE_SECONDS: dict[Wish, float] = {"stop": 600.0, "cancel": 4.0}
+"""How long the trainer may take to leave by itself: time to save a large model, or time to notice."""
 TERMINATE_SECONDS = 4.0
 
 
@@ -132,6 +132,7 @@ def main(path: str) -> int:
         try:
             supervisor.follow()
         except Exception as exc:
+            # The outermost frame of a child: what is not written down here is lost.
             report = ErrorReport(
                 kind="bug",
                 title="The supervisor of this run failed",

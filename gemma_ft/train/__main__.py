@@ -42,6 +42,7 @@ def main(path: str) -> int:
     except StopRequested as stop:
         outcome, error = outcome_of(stop.asked), None
     except Exception as exc:
+        # The outermost frame of a child: what is not written down here is lost.
         log.exception("The training failed")
         facts.append("result", sync=True, outcome="failed", attempt=attempt, error=explain(exc).model_dump())
         return exit_code(exc)
@@ -66,7 +67,7 @@ def train(run: RunDir, progress: Progress, control: Control) -> tuple[str, Error
     progress.phase("starting PyTorch")
     from gemma_ft.train.encode import encode_all
     from gemma_ft.train.loading import load_tokenizer
-    from gemma_ft.train.tuning import tune
+    from gemma_ft.train.tuning import Tuned, tune
 
     progress.phase("tokenising the data")
     tokenizer = load_tokenizer(base)
@@ -75,20 +76,18 @@ def train(run: RunDir, progress: Progress, control: Control) -> tuple[str, Error
     if lost:
         progress.warn(f"{lost} rows were left out: their answers begin after token {limit}.")
     progress.fact("data", format=data.format, rows=data.rows, kept=data.kept, train=len(rows), validation=len(held_out))
-    tuned = tune(run, config, base, tokenizer, (rows, held_out), control=control, progress=progress)
-    if asked := control.asked():
-        return outcome_of(asked), None
-    figures = {
-        "Steps": f"{tuned.steps:,}",
-        "Mean training loss": f"{tuned.loss:.4f}",
-        "Seconds": f"{tuned.seconds:.0f}",
-    }
-    card = model_card(config, rows=len(rows), figures=figures, repo=repo)
-    (run.model / "README.md").write_text(card, encoding="utf-8")
+
+    def card(tuned: Tuned) -> str:
+        measured = {"Training loss at the end": tuned.loss, "Held-out loss at the end": tuned.held_out_loss}
+        figures = {name: f"{value:.4f}" for name, value in measured.items() if value is not None}
+        return model_card(config, rows=len(rows), figures={"Steps": f"{tuned.steps:,}", **figures}, repo=repo)
+
+    if not tune(run, config, base, tokenizer, (rows, held_out), control=control, progress=progress, card=card):
+        return outcome_of(control.asked()), None
     return "finished", publish(run, repo, token, progress) if repo else None
 
 
-def outcome_of(asked: Asked) -> str:
+def outcome_of(asked: Asked | None) -> str:
     """Return what a run came to that was asked to leave."""
     return "interrupted" if asked == "interrupted" else "stopped"
 

@@ -28,7 +28,7 @@ STEP_FIELDS = {
     "learning_rate": "learning_rate",
     "grad_norm": "grad_norm",
     "epoch": "epoch",
-    "num_tokens": "tokens",
+    "num_input_tokens_seen": "tokens",
     "mean_token_accuracy": "token_accuracy",
     "entropy": "entropy",
 }

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,12 +58,11 @@ class Tuner(SFTTrainer):
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What the training came to: steps made, mean loss over them, and the wall time in seconds."""
+    """What the training came to: steps made (over all attempts), and the last losses that were measured."""
 
     steps: int
-    loss: float
-    seconds: float
-    tokens: int
+    loss: float | None
+    held_out_loss: float | None
 
 
 def tune(
@@ -76,8 +74,9 @@ def tune(
     *,
     control: Control,
     progress: Progress,
-) -> Tuned:
-    """Train, and save the result unless somebody asked to stop."""
+    card: Callable[[Tuned], str],
+) -> bool:
+    """Train and save the result with its card; return whether it came to that, or somebody asked to stop."""
     progress.phase("loading the model")
     torch.manual_seed(config.training.seed)
     model = load_model(base_folder, config.model.precision)
@@ -91,23 +90,24 @@ def tune(
     trainer = _trainer(model, tokenizer, config, rows, run, writing)
     _add_callbacks(trainer, run, config, tokenizer, writing, control, progress)
     with control.at_steps_only():
-        result = _train(trainer, run, config)
-        if control.asked() is None:
+        tuned = _train(trainer, run, config)
+        finished = control.asked() is None
+        if finished:
             progress.phase("saving the model")
             save_result(trainer.model, tokenizer, writing / "model", config.model)
+            (writing / "model" / "README.md").write_text(card(tuned), encoding="utf-8")
             move_into_place(writing / "model", run.model)
     shutil.rmtree(writing, ignore_errors=True)
-    return result
+    return finished
 
 
 def _train(trainer: Tuner, run: RunDir, config: RunConfig) -> Tuned:
-    began = time.monotonic()
     last = checkpoints(run)[-1:]
-    output = trainer.train(resume_from_checkpoint=str(last[0]) if last else None)
+    trainer.train(resume_from_checkpoint=str(last[0]) if last else None)
     if trainer.eval_dataset is not None and not config.training.eval_every:
         trainer.evaluate()
-    seconds = time.monotonic() - began
-    return Tuned(output.global_step, output.training_loss, seconds, int(trainer.state.num_input_tokens_seen))
+    measured = {name: value for entry in trainer.state.log_history for name, value in entry.items()}
+    return Tuned(trainer.state.global_step, measured.get("loss"), measured.get("eval_loss"))
 
 
 def _trainer(
@@ -162,7 +162,7 @@ def _arguments(config: RunConfig, writing: Path, *, has_validation: bool) -> SFT
         bf16=half,
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
-        include_num_input_tokens_seen="all",
+        include_num_input_tokens_seen="non_padding",
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         disable_tqdm=True,

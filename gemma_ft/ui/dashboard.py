@@ -66,6 +66,8 @@ def build_dashboard(services: Services) -> Dashboard:
 
     @shows_errors
     def ask_to_cancel(run_id: str) -> None:
+        if not run_id:  # the person thought better of it
+            return
         services.manager.stop(run_id, save=False)
         gr.Info("It stops without saving. Folder, log and earlier checkpoints stay.", title="Cancelling")
 

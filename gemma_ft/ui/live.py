@@ -11,6 +11,7 @@ import json
 import threading
 import time
 import zlib
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from gemma_ft.ui.present import view
 
 Cursor = dict[str, Any]
 LISTED_RUNS = 50
+REMEMBERED_RUNS = 8
 LISTING_SECONDS = 1.0
 MOST_POINTS = 2000
 STEP_COLUMNS = ("step", "loss", "learning_rate")
@@ -35,7 +37,7 @@ class LiveRuns:
 
     def __init__(self, manager: JobManager) -> None:
         self._manager = manager
-        self._facts: dict[str, RunFacts] = {}
+        self._facts: OrderedDict[str, RunFacts] = OrderedDict()
         self._listing: tuple[float, list[dict[str, str]]] = (0.0, [])
         self._lock = threading.Lock()
 
@@ -83,8 +85,13 @@ class LiveRuns:
         }
 
     def _facts_of(self, run: RunDir) -> RunFacts:
+        """Return what has been read of a run; the runs that were looked at longest ago are forgotten."""
         with self._lock:
-            return self._facts.setdefault(run.run_id, RunFacts(run.events))
+            facts = self._facts.setdefault(run.run_id, RunFacts(run.events))
+            self._facts.move_to_end(run.run_id)
+            if len(self._facts) > REMEMBERED_RUNS:
+                self._facts.popitem(last=False)
+            return facts
 
     def _list(self) -> list[dict[str, str]]:
         """Return the newest runs, at most a second old, for the choice of runs."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from gemma_ft.errors import ConfigError
 from gemma_ft.settings import Settings
 
 
@@ -21,3 +24,15 @@ def test_a_space_listens_for_everybody_and_a_laptop_for_itself() -> None:
     assert Settings.from_env({"SYSTEM": "spaces"}).host == "0.0.0.0"
     assert Settings.from_env({}).host == "127.0.0.1"
     assert Settings.from_env({}).port == 7860
+
+
+@pytest.mark.parametrize("port", ["seventy", "0", "70000", "-1"])
+def test_a_port_that_is_none_is_told(port: str) -> None:
+    with pytest.raises(ConfigError, match="no port"):
+        Settings.from_env({"GRADIO_SERVER_PORT": port})
+
+
+def test_a_home_that_cannot_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="GEMMA_FT_HOME"):
+        Settings(home=tmp_path / "file" / "home").make_home()
