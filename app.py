@@ -19,6 +19,7 @@ def main() -> None:
     try:
         services = Services(Settings.from_env())
         services.settings.make_home()
+        services.watch()
         build_page(services).launch(**launch_options(services))
     except GemmaFtError as exc:
         sys.exit(f"{exc.report.title}. {exc}")

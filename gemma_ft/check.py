@@ -24,7 +24,7 @@ def check(config: RunConfig, *, has_token: bool) -> Report:
     if config.publish.repo and not has_token:
         fix = "Give a token with write access, or leave the repository empty."
         problems.append(_error("token", "There is no Hub token to publish with.", fix))
-    if config.model.id.startswith((".", "/", "~")) and not Path(config.model.id).expanduser().is_dir():
+    if config.model.is_path and not Path(config.model.id).is_dir():
         problems.append(_error("model", f"There is no folder {config.model.id}.", "Check the path of the model."))
     try:
         data = prepare(config.data)

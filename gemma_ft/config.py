@@ -30,10 +30,24 @@ def knob(default: Any, text: str, *, unit: str = "", **limits: Any) -> Any:
     return Field(default=default, description=text, json_schema_extra={"unit": unit}, **limits)
 
 
+def _expanded(path: str) -> str:
+    """Return a path with `~` made plain. Raises `ValueError` for what can be no path."""
+    try:
+        return str(Path(_without_nul(path)).expanduser())
+    except RuntimeError as exc:
+        raise ValueError(f"{path!r} names a person whom this machine does not know") from exc
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a zero byte cannot be part of a name")
+    return text
+
+
 class Section(BaseModel):
     """Base of the sections: frozen, and a key nobody knows is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -44,6 +58,21 @@ class ModelConfig(Section):
     precision: Literal["auto", "bfloat16", "float32"] = knob(
         "auto", "Number format of the weights; auto is bfloat16 where the GPU has it, else float32."
     )
+
+    @field_validator("id")
+    @classmethod
+    def _id_is_a_name_or_a_path(cls, text: str) -> str:
+        return _expanded(text) if text.startswith("~") else _without_nul(text)
+
+    @property
+    def is_path(self) -> bool:
+        """Whether the id can only be a folder of this machine, not a name on the Hub."""
+        return self.id.startswith((".", "/")) or self.id.count("/") > 1
+
+    @property
+    def public_id(self) -> str:
+        """The id as it may be published: of a folder only its name."""
+        return Path(self.id).name if self.is_path else self.id
 
 
 class DataConfig(Section):
@@ -59,6 +88,11 @@ class DataConfig(Section):
     shuffle: bool = knob(True, "Mix the rows before they are split.")
     seed: int = knob(42, "Seed of the mixing and the split.", ge=0)
     drop_bad_rows: bool = knob(False, "Leave out rows that cannot be used instead of refusing to start.")
+
+    @field_validator("path")
+    @classmethod
+    def _path_is_whole(cls, path: str | None) -> str | None:
+        return _expanded(path) if path else None
 
     @model_validator(mode="after")
     def _source_is_complete(self) -> Self:
@@ -98,7 +132,7 @@ class TrainingConfig(Section):
     seed: int = knob(42, "Seed of the adapter's start, the dropout and the order of the rows.", ge=0)
     log_every: int = knob(1, "A point on the chart every so many steps.", unit="steps", ge=1)
     eval_every: int = knob(50, "Measure the held-out rows every so many steps; 0 only at the end.", unit="steps", ge=0)
-    save_every: int = knob(50, "Save a checkpoint every so many steps; 0 only at the end.", unit="steps", ge=0)
+    save_every: int = knob(50, "Save a checkpoint every so many steps; 0 only when it is stopped.", unit="steps", ge=0)
     keep_checkpoints: int = knob(2, "How many checkpoints stay on the disk.", unit="checkpoints", ge=1, le=100)
 
 
@@ -161,6 +195,8 @@ def parse_config(values: Mapping[str, Any]) -> RunConfig:
 
     Raises `ConfigError` with one line per mistake: where it is, what is wrong, and the nearest known key.
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"A configuration is an object of settings, not {type(values).__name__}.", "See examples/.")
     try:
         return RunConfig.model_validate(dict(values))
     except ValidationError as exc:
@@ -169,7 +205,7 @@ def parse_config(values: Mapping[str, Any]) -> RunConfig:
 
 
 def load_config(path: Path) -> RunConfig:
-    """Read a config from a YAML or JSON file; a relative `data.path` counts from that file's folder.
+    """Read a config from a YAML or JSON file; relative paths in it count from that file's folder.
 
     Raises `ConfigError` when the file is missing, is not YAML or JSON, or holds no valid config.
     """
@@ -179,20 +215,28 @@ def load_config(path: Path) -> RunConfig:
         raise ConfigError(f"There is no file {path}.", "Check the path.") from exc
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path} cannot be read: {exc}.", "Give a YAML or JSON text file.") from exc
-    except yaml.YAMLError as exc:
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:
         raise ConfigError(f"{path} is neither YAML nor JSON: {exc}", "Mend the place that is named.") from exc
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no settings.", "Write `name: ...`, `model: ...` and so on; see examples/.")
     config = parse_config(values)
-    if config.data.path is None:
-        return config
-    data = config.data.model_copy(update={"path": str((path.parent / config.data.path).resolve())})
-    return config.model_copy(update={"data": data})
+    beside = path.resolve().parent
+    if config.data.path is not None:
+        data = config.data.model_copy(update={"path": str(beside / config.data.path)})
+        config = config.model_copy(update={"data": data})
+    if config.model.id.startswith("."):
+        model = config.model.model_copy(update={"id": str((beside / config.model.id).resolve())})
+        config = config.model_copy(update={"model": model})
+    return config
 
 
 def config_from_json(text: str) -> RunConfig:
-    """Read a stored `config.json`."""
-    return parse_config(json.loads(text))
+    """Read a stored `config.json`. Raises `ConfigError` when it is damaged."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise ConfigError(f"The stored configuration is damaged: {exc}.", "Start a new run.") from exc
+    return parse_config(values)
 
 
 def _explain(error: Any) -> str:

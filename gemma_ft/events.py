@@ -15,13 +15,19 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from gemma_ft.redaction import redact
+
 Fact = dict[str, Any]
 
 
 class FactWriter:
-    """Appends facts to a file, a line at a time; every line is flushed to the system, `sync` also to the disk."""
+    """Appends facts to a file, a line at a time; every line is flushed to the system, `sync` also to the disk.
 
-    def __init__(self, path: Path) -> None:
+    A `secret` (the Hub token) is never written, even if a message holds it.
+    """
+
+    def __init__(self, path: Path, *, secret: str | None = None) -> None:
+        self._secret = secret
         self._file: IO[bytes] = path.open("ab")
         if self._file.tell() and not _ends_with_newline(path):
             self._file.write(b"\n")
@@ -29,7 +35,8 @@ class FactWriter:
     def append(self, event: str, *, sync: bool = False, **fields: Any) -> None:
         """Write one fact; `sync=True` returns only once it is on the disk."""
         fact = {"t": round(time.time(), 3), "event": event, **_storable(fields)}
-        self._file.write(json.dumps(fact, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+        line = json.dumps(fact, ensure_ascii=False, separators=(",", ":"))
+        self._file.write(redact(line, self._secret).encode() + b"\n")
         self._file.flush()
         if sync:
             os.fsync(self._file.fileno())

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gemma_ft.config import RunConfig, config_from_json
-from gemma_ft.errors import ErrorReport, RunNotFound
+from gemma_ft.errors import ConfigError, ErrorReport, RunNotFound
 
 Status = Literal["queued", "preparing", "training", "stopping", "finished", "stopped", "failed", "interrupted"]
 Wish = Literal["stop", "cancel"]
@@ -130,16 +130,33 @@ class RunDir:
         return self.path / "tensorboard"
 
     def config(self) -> RunConfig:
-        """Read the run's configuration."""
-        return config_from_json(self.config_file.read_text(encoding="utf-8"))
+        """Read the run's configuration. Raises `ConfigError` when it is missing or damaged."""
+        try:
+            return config_from_json(self.config_file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ConfigError(f"The configuration of {self.run_id} cannot be read: {exc}.", "Start a new run.") from exc
 
     def state(self) -> RunState:
-        """Read the run's state as the file tells it; whether the processes in it still live is another question."""
-        return RunState.model_validate_json(self.state_file.read_text(encoding="utf-8"))
+        """Read the run's state as the file tells it; whether the processes in it still live is another question.
 
-    def write_state(self, state: RunState, *, sync: bool = True) -> None:
-        """Replace the state in one piece; `sync=False` for a mere heartbeat."""
-        replace_file(self.state_file, state.model_dump_json(indent=1), sync=sync)
+        A file that is damaged tells of an interrupted run, and says so.
+        """
+        text = self.state_file.read_bytes()
+        try:
+            return RunState.model_validate_json(text)
+        except ValidationError:
+            report = ErrorReport(
+                kind="state",
+                title="The state of this run was damaged",
+                what_happened="state.json cannot be read; the machine may have gone down while it was written.",
+                what_to_do="Resume the run to go on from its last checkpoint.",
+            )
+            created = self.path.stat().st_ctime
+            return RunState(status="interrupted", created_at=created, ended_at=created, error=report)
+
+    def write_state(self, state: RunState) -> None:
+        """Replace the state in one piece."""
+        replace_file(self.state_file, state.model_dump_json(indent=1))
 
     def wish(self, wish: Wish) -> None:
         """Leave a wish for the supervisor and the trainer; asking twice is asking once."""
@@ -172,7 +189,7 @@ def create_run(runs: Path, config: RunConfig) -> RunDir:
 def open_run(runs: Path, run_id: str) -> RunDir:
     """Return the folder of an existing run. Raises `RunNotFound`, also for ids that try to leave the folder."""
     run = RunDir(runs / run_id)
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", run_id) or not run.state_file.is_file():
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,127}", run_id) or not run.state_file.is_file():
         raise RunNotFound(f"There is no run {run_id!r}.", "`python -m gemma_ft runs` lists those that exist.")
     return run
 
@@ -191,12 +208,11 @@ def new_run_id(config: RunConfig) -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{label}-{method}-{secrets.token_hex(2)}"
 
 
-def replace_file(path: Path, text: str, *, sync: bool = True) -> None:
+def replace_file(path: Path, text: str) -> None:
     """Write `text` beside `path` and rename it into place: a reader sees the old or the new file, never a part."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with aside.open("w", encoding="utf-8") as file:
         file.write(text)
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
+        file.flush()
+        os.fsync(file.fileno())
     aside.replace(path)

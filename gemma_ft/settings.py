@@ -6,6 +6,7 @@ Promises that no other module of the page or of the jobs reads the environment f
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,8 +70,16 @@ class Settings:
             host=env.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if on_space else "127.0.0.1"),
             port=_port(env.get("GRADIO_SERVER_PORT")),
             on_space=on_space,
-            hub_token=None if on_space else env.get("HF_TOKEN") or None,
+            hub_token=None if on_space else clean_token(env.get("HF_TOKEN")),
         )
+
+
+def clean_token(text: str | None) -> str | None:
+    """Return a token without blanks around it, or `None` for an empty one. Raises `ConfigError` for what is none."""
+    token = (text or "").strip()
+    if token and not re.fullmatch(r"[!-~]+", token):
+        raise ConfigError("The Hub token has characters that no token has.", "Copy it again, without line breaks.")
+    return token or None
 
 
 def _port(text: str | None) -> int:

@@ -13,7 +13,19 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "gemma_ft"
 
-WORDS = {"config", "catalog", "recipes", "errors", "settings", "events", "rundir", "reference", "sampling", "__init__"}
+WORDS = {
+    "config",
+    "catalog",
+    "recipes",
+    "errors",
+    "settings",
+    "events",
+    "rundir",
+    "reference",
+    "sampling",
+    "redaction",
+    "__init__",
+}
 TORCH = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers"}
 MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     **{word: (WORDS, {"pydantic", "annotated_types", "yaml"}) for word in WORDS},

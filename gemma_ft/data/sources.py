@@ -38,14 +38,14 @@ def read_rows(data: DataConfig) -> list[dict[str, Any]]:
 def source_path(data: DataConfig) -> Path:
     """Return the file behind a source. Raises `DataError` for an example that does not exist."""
     if data.source == "file":
-        return Path(data.path or "").expanduser()
+        return Path(data.path or "")
     if data.id not in EXAMPLES:
         raise DataError(f"There is no bundled example {data.id!r}.", f"The examples are: {', '.join(EXAMPLES)}.")
     return BUNDLED / EXAMPLES[data.id]
 
 
 def _json_lines(text: str, name: str) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield _object(_parse(line, f"Line {number} of {name}"), f"Line {number} of {name}")
 
@@ -61,7 +61,7 @@ def _json_array(text: str, name: str) -> Iterator[dict[str, Any]]:
 def _parse(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise DataError(f"{where} is not valid JSON: {exc}.", "Mend that place and try again.") from exc
 
 

@@ -17,6 +17,7 @@ import time
 import traceback
 from typing import Any
 
+from gemma_ft.redaction import redact_output
 from gemma_ft.sampling import Sampling
 from gemma_ft.train.failures import explain
 
@@ -55,7 +56,7 @@ class Engine:
 
     def _answer(self, room: Any, request: Request) -> None:
         number = request["id"]
-        pair = room.pair(request["run"], os.environ.get("HF_TOKEN"))
+        pair = room.pair(request["run"], request.get("token") or os.environ.get("HF_TOKEN"))
         self._say(number, "loaded")
         began = time.monotonic()
         text, tokens = pair.answer(
@@ -74,6 +75,7 @@ class Engine:
 
 def main() -> None:
     """Set up the streams and serve."""
+    redact_output(os.environ.get("HF_TOKEN"))
     answers = os.dup(1)
     os.dup2(2, 1)
     engine = Engine(answers)

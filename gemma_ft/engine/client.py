@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,6 @@ from gemma_ft.sampling import Sampling
 
 Side = Literal["base", "tuned"]
 Answer = dict[str, Any]
-CLOSE_SECONDS = 5.0
 
 
 class EngineClient:
@@ -33,9 +33,13 @@ class EngineClient:
     def __init__(self, log: Path, environment: Mapping[str, str], working_folder: Path) -> None:
         self._log, self._environment, self._folder = log, dict(environment), working_folder
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._waiting: dict[int, queue.SimpleQueue[Answer]] = {}
-        self._numbers = itertools.count(1)
+        self._engine: _Engine | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The number of the engine's process, or `None` while there is none."""
+        engine = self._engine
+        return engine.process.pid if engine and engine.process.poll() is None else None
 
     def warm(self) -> None:
         """Start the engine if it is not running, so that the first question need not wait for it."""
@@ -45,23 +49,28 @@ class EngineClient:
     def close(self) -> None:
         """End the engine and free its memory; open questions end with an error."""
         with self._lock:
-            process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait(CLOSE_SECONDS)
+            if self._engine is not None:
+                self._engine.process.kill()
+                self._engine.process.wait()
+                self._engine = None
 
-    def chat(self, run: RunDir, side: Side, messages: list[dict[str, str]], sampling: Sampling) -> Iterator[Answer]:
+    def chat(
+        self,
+        run: RunDir,
+        side: Side,
+        messages: list[dict[str, str]],
+        sampling: Sampling,
+        hub_token: str | None = None,
+    ) -> Iterator[Answer]:
         """Yield the engine's answers to one question: `loaded`, `text` pieces, and at last `end`.
 
-        Leaving the iteration early cancels the question. Raises `EngineError`.
+        The token, for a base model that is gated, goes through the pipe. Leaving the iteration early cancels the
+        question. Raises `EngineError`.
         """
-        answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
-        number = next(self._numbers)
-        request = {"id": number, "op": "chat", "run": str(run.path), "side": side, "messages": messages}
+        question = {"op": "chat", "run": str(run.path), "side": side, "messages": messages, "token": hub_token}
         with self._lock:
-            self._waiting[number] = answers
-            self._send(self._running(), {**request, "sampling": asdict(sampling)})
+            engine = self._running()
+        number, answers = engine.ask({**question, "sampling": asdict(sampling)})
         ended = False
         try:
             while not ended:
@@ -72,61 +81,87 @@ class EngineClient:
                     raise EngineError(report["what_happened"], report["what_to_do"], title=report["title"])
                 yield answer
         finally:
-            self._waiting.pop(number, None)
-            if not ended:
-                self._cancel(number)
+            engine.forget(number, cancel=not ended)
 
-    def _cancel(self, number: int) -> None:
+    def _running(self) -> _Engine:
+        """Return the live engine, starting one if there is none; the lock is held."""
+        if self._engine is None or self._engine.process.poll() is not None:
+            self._engine = _Engine(self._log, self._environment, self._folder)
+        return self._engine
+
+
+class _Engine:
+    """One process with the questions that wait for it."""
+
+    def __init__(self, log: Path, environment: Mapping[str, str], folder: Path) -> None:
+        self._log = log
+        self._lock = threading.Lock()
+        self._waiting: dict[int, queue.SimpleQueue[Answer]] = {}
+        self._numbers = itertools.count(1)
+        self._ended: Answer | None = None
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gemma_ft.engine"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                env=dict(environment),
+                cwd=folder,
+                start_new_session=True,
+            )
+        threading.Thread(target=self._listen, name="engine", daemon=True).start()
+
+    def ask(self, question: Mapping[str, Any]) -> tuple[int, queue.SimpleQueue[Answer]]:
+        """Send a question; its answers come into the queue, also that the process has ended."""
+        answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         with self._lock:
-            if self._process is not None and self._process.poll() is None:
-                self._send(self._process, {"id": number, "op": "cancel"})
+            number = next(self._numbers)
+            self._waiting[number] = answers
+            if self._ended is not None or not self._send({"id": number, **question}):
+                answers.put(self._ended or self._report())
+        return number, answers
 
-    def _running(self) -> subprocess.Popen[bytes]:
-        """Return the live process, starting one if there is none; the lock is held."""
-        if self._process is None or self._process.poll() is not None:
-            self._log.parent.mkdir(parents=True, exist_ok=True)
-            with self._log.open("wb") as log:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "gemma_ft.engine"],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    env=self._environment,
-                    cwd=self._folder,
-                    start_new_session=True,
-                )
-            threading.Thread(target=self._listen, args=(self._process,), name="engine", daemon=True).start()
-        return self._process
+    def forget(self, number: int, *, cancel: bool) -> None:
+        """Expect no more answers to a question; `cancel` ends it in the engine too."""
+        with self._lock:
+            self._waiting.pop(number, None)
+            if cancel and self._ended is None:
+                self._send({"id": number, "op": "cancel"})
 
-    def _send(self, process: subprocess.Popen[bytes], request: Mapping[str, Any]) -> None:
-        assert process.stdin is not None
+    def _send(self, request: Mapping[str, Any]) -> bool:
+        """Write one request; returns whether the process could take it."""
+        assert self.process.stdin is not None
         try:
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            process.stdin.flush()
-        except BrokenPipeError as exc:
-            raise EngineError("The model process has just ended.", "Ask again; it is started anew.") from exc
+            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+            self.process.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            return False
+        return True
 
-    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+    def _listen(self) -> None:
         """Hand each answer to whoever asked; when the process ends, tell those who still wait."""
-        assert process.stdout is not None
-        assert process.stdin is not None
-        for line in process.stdout:
+        assert self.process.stdout is not None
+        assert self.process.stdin is not None
+        for line in self.process.stdout:
             answer = json.loads(line)
             if waiting := self._waiting.get(answer["id"]):
                 waiting.put(answer)
-        process.wait()
-        process.stdout.close()
-        process.stdin.close()
+        self.process.wait()
         with self._lock:
-            abandoned = list(self._waiting.values()) if self._process in (None, process) else []
+            self._ended = self._report()
+            self.process.stdout.close()
+            with suppress(BrokenPipeError):  # what was still to be sent has nobody to read it
+                self.process.stdin.close()
+            for waiting in self._waiting.values():
+                waiting.put(self._ended)
+
+    def _report(self) -> Answer:
+        lines = [line for line in self._log.read_text("utf-8", "replace").splitlines() if line.strip()]
+        words = f" Its last words: {lines[-1][:300]}" if lines else ""
         report = {
             "title": "The model process ended",
-            "what_happened": f"It ended with code {process.returncode}. {self._last_words()}".strip(),
+            "what_happened": f"It ended with code {self.process.returncode}.{words}",
             "what_to_do": "Ask again; it is started anew. If a training was started meanwhile, wait until it is done.",
         }
-        for waiting in abandoned:
-            waiting.put({"event": "error", "report": report})
-
-    def _last_words(self) -> str:
-        lines = [line for line in self._log.read_text("utf-8", "replace").splitlines() if line.strip()]
-        return f"Its last words: {lines[-1][:300]}" if lines else ""
+        return {"event": "error", "report": report}

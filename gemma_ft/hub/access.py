@@ -1,6 +1,6 @@
 """May this token do that? Asked before anything expensive, and foreign errors put into words.
 
-Promises that every error of the Hub's client leaves here as a `ModelError` or `HubError` that says what to do. A
+Promises that the errors of the Hub's client leave here as a `ModelError` or `HubError` that says what to do. A
 token is never part of a message.
 """
 
@@ -13,6 +13,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -47,7 +49,9 @@ def require_access(model_id: str, token: str | None) -> Iterator[None]:
         ) from exc
     except HfHubHTTPError as exc:
         raise ModelError(f"The Hub refused {model_id}: {_reason(exc)}.", "Check the token and try again.") from exc
-    except (httpx.HTTPError, ConnectionError) as exc:
+    except HFValidationError as exc:
+        raise ModelError(f"{model_id!r} is no model id: {exc}", "Write it as owner/name.") from exc
+    except (httpx.HTTPError, httpx.InvalidURL, ConnectionError, LocalEntryNotFoundError) as exc:
         raise ModelError(f"The Hub could not be reached ({type(exc).__name__}).", OFFLINE) from exc
 
 
@@ -62,7 +66,10 @@ def hub_errors(doing: str) -> Iterator[None]:
         raise HubError(
             f"{doing} was refused: {_reason(exc)}.", "Check that the token may write to this repository."
         ) from exc
-    except (httpx.HTTPError, ConnectionError) as exc:
+    except (RuntimeError, ValueError) as exc:
+        # What the client raises when single files fail, and for names and cards that it refuses itself.
+        raise HubError(f"{doing} failed: {exc}", "Check the name and the network, and try again.") from exc
+    except (httpx.HTTPError, httpx.InvalidURL, ConnectionError) as exc:
         raise HubError(f"{doing} failed: the Hub could not be reached ({type(exc).__name__}).", OFFLINE) from exc
 
 

@@ -57,19 +57,22 @@ def model_card(config: RunConfig, *, rows: int, figures: dict[str, str], repo: s
     adapter = config.method.adapter != "none"
     open_licence = (known := find(config.model.id)) is not None and known.licence == "Apache-2.0"
     metadata = ModelCardData(
-        base_model=config.model.id
-        if "/" in config.model.id and not config.model.id.startswith(("/", ".", "~"))
-        else None,
+        base_model=None if config.model.is_path else config.model.id,
         library_name="peft" if adapter else "transformers",
         license="apache-2.0" if open_licence else "gemma",
         pipeline_tag="text-generation",
         tags=["gemma", config.method.objective, *(["lora"] if adapter else [])],
     )
-    shown = config.model_copy(update={"data": config.data.model_copy(update={"path": _file_name(config.data.path)})})
+    shown = config.model_copy(
+        update={
+            "data": config.data.model_copy(update={"path": _file_name(config.data.path)}),
+            "model": config.model.model_copy(update={"id": config.model.public_id}),
+        }
+    )
     text = TEMPLATE.format(
         metadata=metadata.to_yaml(),
         name=config.name,
-        base=config.model.id,
+        base=config.model.public_id,
         method="LoRA" if adapter else "full fine-tuning",
         rows=rows,
         data=config.data.id if config.data.source == "example" else "a private file",

@@ -6,6 +6,7 @@ at once, and that a run whose processes are gone is said to be so as soon as any
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from dataclasses import dataclass
@@ -15,13 +16,15 @@ from filelock import FileLock
 from gemma_ft.config import RunConfig
 from gemma_ft.errors import ErrorReport, RunBusy
 from gemma_ft.jobs.outcome import conclude, last_line
-from gemma_ft.jobs.processes import is_alive
+from gemma_ft.jobs.processes import is_alive, signal_group
 from gemma_ft.jobs.spawn import own_environment, spawn
 from gemma_ft.rundir import ACTIVE, RESUMABLE, RunDir, RunState, Wish, create_run, list_runs, open_run
 from gemma_ft.settings import Settings
 
 TAKE_OVER_SECONDS = 20.0
 """How long a new supervisor may take to write its first state."""
+ORPHAN_SECONDS = 600.0
+"""How long a trainer that lost its supervisor may take to save and leave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class JobManager:
             status = self.state(run).status
             if status not in RESUMABLE:
                 raise RunBusy(f"The run {run_id} has {status}; there is nothing to resume.", "Start a new run instead.")
+            run.clear_wishes()
             self._supervise(run, hub_token)
         return run
 
@@ -89,7 +93,7 @@ class JobManager:
             state = run.state()
             if not self._is_orphaned(state):
                 return state
-            if is_alive(state.trainer):
+            if is_alive(state.trainer) and not self._is_overdue(run, state):
                 return state.model_copy(update={"status": "stopping", "phase": "saving, its supervisor is gone"})
             state = conclude(run, state, exit_code=None)
             run.write_state(state)
@@ -100,6 +104,14 @@ class JobManager:
         if state.status not in ACTIVE or is_alive(state.supervisor):
             return False
         return state.supervisor is not None or time.time() - state.created_at > TAKE_OVER_SECONDS
+
+    def _is_overdue(self, run: RunDir, state: RunState) -> bool:
+        """End a trainer that lost its supervisor and was cancelled, or did not leave by itself in all that time."""
+        lost_for = time.time() - (state.heartbeat or state.created_at)
+        overdue = run.wished() == "cancel" or lost_for > ORPHAN_SECONDS
+        if overdue and state.trainer is not None:
+            signal_group(state.trainer.pid, signal.SIGKILL)
+        return overdue
 
     def _refuse_if_busy(self) -> None:
         if busy := self.active():
@@ -120,7 +132,9 @@ class JobManager:
         while run.state().supervisor == before.supervisor and child.returncode is None and time.monotonic() < deadline:
             time.sleep(0.02)
         if run.state().supervisor == before.supervisor:
-            run.write_state(before.model_copy(update={"status": "failed", "error": _did_not_start(run)}))
+            child.kill()
+            failed = {"status": "failed", "error": _did_not_start(run), "ended_at": time.time()}
+            run.write_state(before.model_copy(update=failed))
 
     def _lock(self) -> FileLock:
         self.settings.home.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ def conclude(run: RunDir, state: RunState, exit_code: int | None) -> RunState:
     if result is not None and (status := OUTCOMES.get(result.get("outcome", ""))):
         error = ErrorReport.model_validate(result["error"]) if result.get("error") else None
         return state.model_copy(update={**final, "status": status, "error": error})
-    if state.stop is not None:
+    if state.stop is not None and (state.stop.wish == "cancel" or state.stop.rung != "asked"):
         return state.model_copy(update={**final, "status": "stopped"})
     if exit_code is None:
         return state.model_copy(update={**final, "status": "interrupted"})

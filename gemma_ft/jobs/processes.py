@@ -1,6 +1,7 @@
 """Processes by identity, and ending a whole group of them.
 
-Promises never to signal a process that merely has the same number as one of ours. Zombies count as dead.
+Zombies count as dead. `signal_group` takes a bare number: call it only for a leader that is known to live or not yet
+reaped.
 """
 
 from __future__ import annotations

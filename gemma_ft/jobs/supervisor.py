@@ -2,7 +2,7 @@
 
 Promises that the state on disk is true while it lives, that a wish to stop is climbed up to SIGKILL of the whole
 group, and that nothing of the trainer's group is left when it ends. It imports no torch and no gradio, needs neither
-page nor terminal, and is small on purpose: it must not die.
+page nor terminal, and is small on purpose: it must not die. If it fails all the same, it takes the trainer along.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from gemma_ft.errors import ErrorReport
 from gemma_ft.events import FactWriter, read_facts
@@ -51,7 +55,6 @@ class Supervisor:
 
     def follow(self) -> None:
         """Run the trainer to its end, whatever that end is, and write down what became of it."""
-        self._run.clear_wishes()
         self._run.write_state(self._state)
         token = os.environ.get("HF_TOKEN")
         trainer = spawn(
@@ -60,9 +63,13 @@ class Supervisor:
             log=self._run.log,
             environment=own_environment(hub_token=token),
         )
-        self._change(trainer=identify(trainer.pid))
-        exit_code = self._watch(trainer)
-        signal_group(trainer.pid, signal.SIGKILL)
+        try:
+            self._change(trainer=identify(trainer.pid))
+            self._watch(trainer.pid)
+        finally:
+            # The dead leader is not reaped yet, so that its number can belong to nobody else.
+            signal_group(trainer.pid, signal.SIGKILL)
+            exit_code = trainer.wait()
         self._run.write_state(conclude(self._run, self._state, exit_code))
         self._run.clear_wishes()
 
@@ -70,28 +77,27 @@ class Supervisor:
         """Take SIGTERM (the machine goes down) as a wish to stop and save."""
         self._leave.set()
 
-    def _watch(self, trainer: subprocess.Popen[bytes]) -> int:
+    def _watch(self, trainer: int) -> None:
+        """Follow the trainer until it has ended; it is not reaped here."""
         sampler = MachineSampler(self._run.path)
         samples = FactWriter(self._run.system)
         next_sample = 0.0
-        while (exit_code := trainer.poll()) is None:
+        while os.waitid(os.P_PID, trainer, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
             if time.monotonic() >= next_sample:
                 next_sample = time.monotonic() + SAMPLE_SECONDS
-                samples.append("sample", **sampler.sample(trainer.pid))
-                self._run.write_state(self._beat(), sync=False)
+                self._change(heartbeat=time.time())
+                with survives():
+                    samples.append("sample", **sampler.sample(trainer))
             self._follow_phase()
-            self._climb(trainer.pid)
+            self._climb(trainer)
             time.sleep(TICK_SECONDS)
         samples.close()
-        return exit_code
-
-    def _beat(self) -> RunState:
-        self._state = self._state.model_copy(update={"heartbeat": time.time()})
-        return self._state
 
     def _change(self, **changes: object) -> None:
+        """Change the state, here at once and on the disk as soon as the disk lets us."""
         self._state = self._state.model_copy(update=changes)
-        self._run.write_state(self._state)
+        with survives():
+            self._run.write_state(self._state)
 
     def _follow_phase(self) -> None:
         facts, self._read_from = read_facts(self._run.events, self._read_from)
@@ -117,6 +123,15 @@ class Supervisor:
             else:
                 signal_group(group, signal.SIGKILL)
                 self._change(stop=StopProgress(wish=stop.wish, rung="killed"))
+
+
+@contextmanager
+def survives() -> Iterator[None]:
+    """Go on when a sample or a heartbeat cannot be taken or written (a full disk): the trainer needs its parent."""
+    try:
+        yield
+    except (OSError, psutil.Error):
+        traceback.print_exc()
 
 
 def main(path: str) -> int:

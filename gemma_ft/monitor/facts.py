@@ -16,6 +16,18 @@ from gemma_ft.events import Fact, read_facts
 TAIL_BYTES = 8192
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class News:
+    """What is new to one reader, and how many steps, evaluations and samples it knows with that."""
+
+    generation: int
+    anew: bool
+    steps: list[Fact]
+    evals: list[Fact]
+    samples: list[Fact]
+    counts: tuple[int, int, int]
+
+
 @dataclass(slots=True)
 class RunFacts:
     """What the trainer has told so far; call `refresh` to read on."""
@@ -31,19 +43,38 @@ class RunFacts:
     data: Fact = field(default_factory=dict)
     published: Fact = field(default_factory=dict)
     checkpoint: int | None = None
+    newest: float | None = None
     _offset: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def refresh(self) -> RunFacts:
-        """Read what was appended since the last call and return the facts.
+        """Read what was appended since the last call and return the facts."""
+        with self._lock:
+            self._read_on()
+        return self
 
-        `generation` counts how often points were taken back, which is when a reader must begin anew.
+    def since(self, generation: int | None, steps: int, evals: int, samples: int) -> News:
+        """Read on, and return what a reader that knows so many of each does not know yet, in one consistent piece.
+
+        `generation` counts how often points were taken back; a reader of another generation begins anew.
         """
         with self._lock:
-            facts, self._offset = read_facts(self.path, self._offset)
-            for fact in facts:
-                self._take(fact)
-        return self
+            self._read_on()
+            known = (steps, evals, samples) if generation == self.generation else (0, 0, 0)
+            return News(
+                generation=self.generation,
+                anew=generation != self.generation,
+                steps=self.steps[known[0] :],
+                evals=self.evals[known[1] :],
+                samples=self.samples[known[2] :],
+                counts=(len(self.steps), len(self.evals), len(self.samples)),
+            )
+
+    def _read_on(self) -> None:
+        facts, self._offset = read_facts(self.path, self._offset)
+        for fact in facts:
+            self.newest = float(fact.get("t", 0.0))
+            self._take(fact)
 
     def _take(self, fact: Fact) -> None:
         event = fact.get("event")
@@ -76,10 +107,14 @@ class RunFacts:
 
 
 def last_step(path: Path) -> Fact:
-    """Return the newest step of a run from the end of its file alone; empty when there is none near the end."""
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        return {}
-    facts, _ = read_facts(path, max(0, size - TAIL_BYTES))
-    return next((fact for fact in reversed(facts) if fact.get("event") == "step"), {})
+    """Return the newest step of a run, looking from the end of its file backwards; empty when there is none."""
+    size = path.stat().st_size if path.exists() else 0
+    window = TAIL_BYTES
+    while size:
+        facts, _ = read_facts(path, max(0, size - window))
+        if step := next((fact for fact in reversed(facts) if fact.get("event") == "step"), None):
+            return step
+        if window >= size:
+            break
+        window *= 4
+    return {}

@@ -20,7 +20,7 @@ def summarise(run: RunDir, state: RunState) -> Summary:
     step = last_step(run.events)
     return {
         "run_id": run.run_id,
-        **_described(run),
+        **describe_run(run),
         "status": state.status,
         "phase": state.phase,
         "created_at": state.created_at,
@@ -36,10 +36,10 @@ def summarise(run: RunDir, state: RunState) -> Summary:
     }
 
 
-def _described(run: RunDir) -> dict[str, str | None]:
+def describe_run(run: RunDir) -> dict[str, str | None]:
     """Return the run's label, model and method; a config that this version cannot read hides no run."""
     try:
         config = run.config()
-    except (ConfigError, OSError, ValueError):
+    except ConfigError:
         return {"name": run.run_id, "model": None, "adapter": None}
     return {"name": config.name, "model": config.model.id, "adapter": config.method.adapter}

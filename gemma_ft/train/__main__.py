@@ -18,6 +18,7 @@ from gemma_ft.errors import ErrorReport, HubError
 from gemma_ft.events import FactWriter
 from gemma_ft.hub.cards import model_card
 from gemma_ft.hub.upload import ensure_repo, upload_model
+from gemma_ft.redaction import redact_output
 from gemma_ft.rundir import RunDir
 from gemma_ft.settings import Settings
 from gemma_ft.train.control import Asked, Control, StopRequested
@@ -31,10 +32,12 @@ log = logging.getLogger("gemma_ft")
 def main(path: str) -> int:
     """Train the run in this folder and return the exit code."""
     run = RunDir(Path(path))
+    token = os.environ.get("HF_TOKEN")
+    redact_output(token)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     warnings.simplefilter("ignore", FutureWarning)
-    facts = FactWriter(run.events)
+    facts = FactWriter(run.events, secret=token)
     attempt = run.state().attempt
     try:
         control = Control(run)
@@ -65,9 +68,10 @@ def train(run: RunDir, progress: Progress, control: Control) -> tuple[str, Error
     progress.phase("finding the model")
     base = resolve_model(config.model, settings.models, enter=progress.phase, report=progress.report, hub_token=token)
     progress.phase("starting PyTorch")
+    from gemma_ft.train.callbacks import Tuned
     from gemma_ft.train.encode import encode_all
     from gemma_ft.train.loading import load_tokenizer
-    from gemma_ft.train.tuning import Tuned, tune
+    from gemma_ft.train.tuning import tune
 
     progress.phase("tokenising the data")
     tokenizer = load_tokenizer(base)

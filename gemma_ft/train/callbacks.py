@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from gemma_ft.train.progress import Progress
 
 log = logging.getLogger("gemma_ft")
 
+KEPT_HISTORY = 10
 STEP_FIELDS = {
     "loss": "loss",
     "learning_rate": "learning_rate",
@@ -39,12 +41,22 @@ class EvaluationStopped(Exception):
     """Ends an evaluation in the middle because somebody asked to stop."""
 
 
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What the training came to: steps made (over all attempts), and the last losses that were measured."""
+
+    steps: int = 0
+    loss: float | None = None
+    held_out_loss: float | None = None
+
+
 class FactsCallback(TrainerCallback):
-    """Writes steps and evaluations as facts."""
+    """Writes steps and evaluations as facts, and remembers the last of them in `tuned`."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._began = time.monotonic()
+        self.tuned = Tuned()
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._began = time.monotonic()
@@ -53,11 +65,14 @@ class FactsCallback(TrainerCallback):
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: Any
     ) -> None:
+        # The facts are the history; the trainer's own would be written again with every checkpoint.
+        del state.log_history[:-KEPT_HISTORY]
         if not logs or "loss" not in logs:
             return
         fields: dict[str, Any] = {ours: logs[theirs] for theirs, ours in STEP_FIELDS.items() if theirs in logs}
         seconds = round(time.monotonic() - self._began, 3)
         self._progress.fact("step", step=state.global_step, max_steps=state.max_steps, seconds=seconds, **fields)
+        self.tuned = replace(self.tuned, steps=state.global_step, loss=logs["loss"])
         log.info("Step %d of %d: loss %.4f", state.global_step, state.max_steps, fields["loss"])
 
     def on_evaluate(
@@ -70,6 +85,7 @@ class FactsCallback(TrainerCallback):
             "token_accuracy": metrics.get("eval_mean_token_accuracy"),
             "seconds": metrics.get("eval_runtime"),
         }
+        self.tuned = replace(self.tuned, steps=state.global_step, held_out_loss=metrics["eval_loss"])
         self._progress.fact("eval", step=state.global_step, **fields)
         log.info("Step %d: loss on the held-out rows %.4f", state.global_step, metrics["eval_loss"])
 

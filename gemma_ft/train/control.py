@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Literal
 
 from gemma_ft.rundir import RunDir
@@ -33,7 +34,8 @@ class Control:
 
     def __init__(self, run: RunDir) -> None:
         self._run = run
-        self._supervisor = os.getppid()
+        supervisor = run.state().supervisor
+        self._supervisor = supervisor.pid if supervisor else os.getppid()
         self._terminated = False
         self._at_steps = False
         self._told = False
@@ -67,9 +69,9 @@ class Control:
             self._told = True
             raise StopRequested(asked)
 
-    def _on_sigterm(self, *_: object) -> None:
+    def _on_sigterm(self, _: int, frame: FrameType | None) -> None:
         self._terminated = True
-        if not self._at_steps and not self._told:
+        if not self._at_steps and not self._told and not _imports(frame):
             self._told = True
             raise StopRequested(self.asked() or "stop")
 
@@ -78,5 +80,13 @@ class Control:
         while not self._told:
             if self.asked() and not self._at_steps:
                 os.kill(os.getpid(), signal.SIGTERM)
-                return
             pause.wait(WATCH_SECONDS)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Tell whether an import is going on: an exception there may crash a C extension, and a moment later will do."""
+    while frame is not None:
+        if "importlib._bootstrap" in frame.f_code.co_filename:
+            return True
+        frame = frame.f_back
+    return False

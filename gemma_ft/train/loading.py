@@ -73,7 +73,7 @@ def adapter_targets(model: Any) -> str:
 def save_result(model: Any, tokenizer: Any, folder: Path, origin: ModelConfig) -> None:
     """Write an adapter, or full weights, with the tokenizer; an adapter names its base by the id, not by a folder."""
     if isinstance(model, PeftModel):
-        model.peft_config["default"].base_model_name_or_path = origin.id
+        model.peft_config["default"].base_model_name_or_path = origin.public_id
         model.peft_config["default"].revision = origin.revision
         model.save_pretrained(folder, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)

@@ -35,10 +35,9 @@ def resolve_model(
     """
     if model.id == DEMO_MODEL:
         return _demo(models, enter, report)
-    local = Path(model.id).expanduser()
-    if local.is_dir():
-        return _require_gemma(local)
-    if model.id.startswith((".", "/", "~")) or model.id.count("/") != 1:
+    if Path(model.id).is_dir():
+        return _require_gemma(Path(model.id))
+    if model.is_path:
         raise ModelError(
             f"There is no folder {model.id!r}.", "Give an existing folder, or a Hub id such as google/gemma-3-1b-it."
         )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from gemma_ft.train.callbacks import (
     EvaluationStopped,
     FactsCallback,
     SamplesCallback,
+    Tuned,
     WishesCallback,
     checkpoints,
     move_into_place,
@@ -56,15 +56,6 @@ class Tuner(SFTTrainer):
         """Leave the model card to `hub.cards`, once, at the end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tuned:
-    """What the training came to: steps made (over all attempts), and the last losses that were measured."""
-
-    steps: int
-    loss: float | None
-    held_out_loss: float | None
-
-
 def tune(
     run: RunDir,
     config: RunConfig,
@@ -88,26 +79,29 @@ def tune(
     writing = run.path / ".writing"
     shutil.rmtree(writing, ignore_errors=True)
     trainer = _trainer(model, tokenizer, config, rows, run, writing)
+    trainer.remove_callback(PrinterCallback)
+    facts = FactsCallback(progress)
+    trainer.add_callback(facts)
     _add_callbacks(trainer, run, config, tokenizer, writing, control, progress)
     with control.at_steps_only():
-        tuned = _train(trainer, run, config)
-        finished = control.asked() is None
+        _train(trainer, run, config)
+        trained_whole = trainer.state.global_step >= trainer.state.max_steps
+        asked = control.asked()
+        finished = asked is None or (trained_whole and asked != "cancel")
         if finished:
             progress.phase("saving the model")
             save_result(trainer.model, tokenizer, writing / "model", config.model)
-            (writing / "model" / "README.md").write_text(card(tuned), encoding="utf-8")
+            (writing / "model" / "README.md").write_text(card(facts.tuned), encoding="utf-8")
             move_into_place(writing / "model", run.model)
     shutil.rmtree(writing, ignore_errors=True)
     return finished
 
 
-def _train(trainer: Tuner, run: RunDir, config: RunConfig) -> Tuned:
+def _train(trainer: Tuner, run: RunDir, config: RunConfig) -> None:
     last = checkpoints(run)[-1:]
     trainer.train(resume_from_checkpoint=str(last[0]) if last else None)
     if trainer.eval_dataset is not None and not config.training.eval_every:
         trainer.evaluate()
-    measured = {name: value for entry in trainer.state.log_history for name, value in entry.items()}
-    return Tuned(trainer.state.global_step, measured.get("loss"), measured.get("eval_loss"))
 
 
 def _trainer(
@@ -184,11 +178,11 @@ def _add_callbacks(
             if control.asked():
                 return
             sampling = Sampling(max_new_tokens=config.evaluation.max_new_tokens)
-            text, _ = answer(trainer.model, tokenizer, [{"role": "user", "content": prompt}], sampling)
-            progress.fact("sample", step=step, prompt=prompt, answer=text)
+            asked = [{"role": "user", "content": prompt}]
+            text, _ = answer(trainer.model, tokenizer, asked, sampling, should_stop=lambda: control.asked() is not None)
+            if control.asked() is None:
+                progress.fact("sample", step=step, prompt=prompt, answer=text)
 
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(FactsCallback(progress))
     trainer.add_callback(TensorBoardCallback(SummaryWriter(str(run.tensorboard))))
     trainer.add_callback(CheckpointCallback(run, writing, config.training.keep_checkpoints, progress))
     trainer.add_callback(SamplesCallback(ask))

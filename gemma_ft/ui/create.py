@@ -80,12 +80,13 @@ class CreateTab:
         gr.Button("Back").click(lambda: gr.Walkthrough(selected=place - 1), None, self.steps, **QUIET)
 
 
-def build_create(services: Services, tabs: gr.Tabs) -> None:
-    """Lay out the tab and tie its steps."""
+def build_create(services: Services, tabs: gr.Tabs) -> gr.Textbox:
+    """Lay out the tab and tie its steps; return the field for a Hub token, which other tabs use too."""
     tab = CreateTab(services)
     form = tab.form
-    started = gr.State("")
+    started = gr.Textbox(visible="hidden", elem_id="started-run")
 
+    @shows_errors
     def review(token_typed: str, *held: Any) -> tuple[str, str, Any]:
         return review_values(services, form.values(held), token_typed)
 
@@ -105,6 +106,7 @@ def build_create(services: Services, tabs: gr.Tabs) -> None:
         press_start, tab.held, [started, tabs], show_progress="minimal", api_visibility="private"
     )
     starting.success(None, started, None, js=SHOW_RUN, api_visibility="private")
+    return tab.token
 
 
 def review_values(services: Services, values: dict[str, Any], token_typed: str) -> tuple[str, str, Any]:
@@ -191,6 +193,7 @@ def _data_step(form: Form, services: Services, steps: gr.Walkthrough) -> None:
     )
     inputs = [component for path, component in form.inputs.items() if path.startswith("data.")]
 
+    @shows_errors
     def look(*held: Any) -> tuple[str, list[list[str]]]:
         return look_at_data(services, form, dict(zip([c.elem_id for c in inputs], held, strict=True)))
 

@@ -21,6 +21,7 @@ import(new URL("{SCRIPT}", document.baseURI)).then(
   (dashboard) => dashboard.mount(element, server.poll, (state) => trigger("run_state", state))
 );
 """
+DECLINED = "(declined)"
 WHICH = ("can_stop", "can_cancel", "can_resume", "can_chat")
 
 
@@ -28,18 +29,19 @@ WHICH = ("can_stop", "can_cancel", "can_resume", "can_chat")
 class Dashboard:
     """What other tabs need of this one: the run on the screen, and the button that leads to the Playground."""
 
-    shown_run: gr.State
+    shown_run: gr.Textbox
     to_playground: gr.Button
 
 
-def build_dashboard(services: Services) -> Dashboard:
-    """Lay out the tab and tie its buttons."""
+def build_dashboard(services: Services, token: gr.Textbox) -> Dashboard:
+    """Lay out the tab and tie its buttons; `token` is the field for a Hub token, which a resumed run may need."""
     live = LiveRuns(services.manager)
 
     def poll(cursor: dict[str, Any]) -> dict[str, Any]:
         return live.poll(cursor)
 
-    shown_run = gr.State("")
+    # A textbox that is not shown, and no gr.State: only a component's value can be changed by a script of the page.
+    shown_run = gr.Textbox(visible="hidden", elem_id="shown-run")
     with gr.Row(elem_classes="button-row"):
         stop = gr.Button("Stop and save", elem_id="stop-button", variant="stop", visible=False, min_width=140)
         cancel = gr.Button("Cancel without saving", elem_id="cancel-button", visible=False, min_width=140)
@@ -66,14 +68,14 @@ def build_dashboard(services: Services) -> Dashboard:
 
     @shows_errors
     def ask_to_cancel(run_id: str) -> None:
-        if not run_id:  # the person thought better of it
+        if run_id == DECLINED:
             return
         services.manager.stop(run_id, save=False)
         gr.Info("It stops without saving. Folder, log and earlier checkpoints stay.", title="Cancelling")
 
     @shows_errors
-    def ask_to_resume(run_id: str) -> None:
-        services.resume(run_id, services.settings.hub_token)
+    def ask_to_resume(run_id: str, token_typed: str) -> None:
+        services.resume(run_id, services.token(token_typed))
 
     screen.run_state(follow, None, [shown_run, stop, cancel, resume, playground], **QUIET)
     stop.click(ask_to_stop, shown_run, None, **QUIET)
@@ -81,8 +83,8 @@ def build_dashboard(services: Services) -> Dashboard:
         ask_to_cancel,
         shown_run,
         None,
-        js="(run) => confirm('Cancel this run without saving a checkpoint?') ? run : ''",
+        js=f"(run) => confirm('Cancel this run without saving a checkpoint?') ? run : '{DECLINED}'",
         **QUIET,
     )
-    resume.click(ask_to_resume, shown_run, None, **QUIET)
+    resume.click(ask_to_resume, [shown_run, token], None, **QUIET)
     return Dashboard(shown_run=shown_run, to_playground=playground)

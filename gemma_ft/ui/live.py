@@ -20,6 +20,7 @@ from gemma_ft.events import Fact
 from gemma_ft.jobs.manager import JobManager
 from gemma_ft.monitor.facts import RunFacts
 from gemma_ft.monitor.log import read_log
+from gemma_ft.monitor.summary import describe_run
 from gemma_ft.rundir import RunDir
 from gemma_ft.ui.present import view
 
@@ -30,6 +31,8 @@ LISTING_SECONDS = 1.0
 MOST_POINTS = 2000
 STEP_COLUMNS = ("step", "loss", "learning_rate")
 EVAL_COLUMNS = ("step", "loss")
+SAMPLE_FIELDS = ("step", "prompt", "answer")
+COUNTED = ("steps", "evals", "samples")
 
 
 class LiveRuns:
@@ -57,28 +60,24 @@ class LiveRuns:
         return {**news, **self._news(run, cursor, version)}
 
     def _news(self, run: RunDir, cursor: Cursor, version: int) -> dict[str, Any]:
-        facts = self._facts_of(run).refresh()
-        known = cursor if cursor.get("seen") == run.run_id and cursor.get("generation") == facts.generation else {}
-        steps, evals, samples = (int(known.get(name, 0)) for name in ("steps", "evals", "samples"))
-        text, log_end = read_log(run.log, int(known.get("log", 0)))
+        known = cursor if cursor.get("seen") == run.run_id else {}
+        facts = self._facts_of(run)
+        news = facts.since(known.get("generation"), *(int(known.get(name, 0)) for name in COUNTED))
+        text, log_end = read_log(run.log, 0 if news.anew else int(known.get("log", 0)))
         state = self._manager.state(run)
         return {
             "run": run.run_id,
-            "reset": not known,
-            "view": view(run.config(), state, facts, has_model=run.model.is_dir(), now=time.time()),
-            "steps": columns(thin(facts.steps[steps:], MOST_POINTS), STEP_COLUMNS),
-            "evals": columns(facts.evals[evals:], EVAL_COLUMNS),
-            "samples": [
-                {key: fact.get(key) for key in ("step", "prompt", "answer")} for fact in facts.samples[samples:]
-            ],
+            "reset": news.anew,
+            "view": view(describe_run(run), state, facts, has_model=run.model.is_dir(), now=time.time()),
+            "steps": columns(thin(news.steps, MOST_POINTS), STEP_COLUMNS),
+            "evals": columns(thin(news.evals, MOST_POINTS), EVAL_COLUMNS),
+            "samples": [{key: fact.get(key) for key in SAMPLE_FIELDS} for fact in first_and_last(news.samples)],
             "log": text,
             "cursor": {
                 "run": cursor.get("run"),
                 "seen": run.run_id,
-                "generation": facts.generation,
-                "steps": len(facts.steps),
-                "evals": len(facts.evals),
-                "samples": len(facts.samples),
+                "generation": news.generation,
+                **dict(zip(COUNTED, news.counts, strict=True)),
                 "log": log_end,
                 "runs": version,
             },
@@ -107,6 +106,14 @@ class LiveRuns:
 def columns(facts: Sequence[Fact], names: Sequence[str]) -> dict[str, list[Any]]:
     """Turn facts into columns, for a chart; words for numbers that are not finite become gaps."""
     return {name: [_plottable(fact.get(name)) for fact in facts] for name in names}
+
+
+def first_and_last(samples: Sequence[Fact]) -> list[Fact]:
+    """Return of each question the first and the newest answer, in the order in which they were given."""
+    first = {str(fact.get("prompt")): fact for fact in reversed(samples)}
+    last = {str(fact.get("prompt")): fact for fact in samples}
+    kept = {id(fact) for fact in (*first.values(), *last.values())}
+    return [fact for fact in samples if id(fact) in kept]
 
 
 def thin(facts: Sequence[Fact], most: int) -> Sequence[Fact]:

@@ -36,11 +36,11 @@ def build_page(services: Services) -> gr.Blocks:
         gr.Markdown(HEADER, elem_classes="page-header")
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Create", id="create", elem_id="tab-create"):
-                build_create(services, tabs)
+                token = build_create(services, tabs)
             with gr.Tab("Dashboard", id="dashboard", elem_id="tab-dashboard"):
-                dashboard = build_dashboard(services)
+                dashboard = build_dashboard(services, token)
             with gr.Tab("Playground", id="playground", elem_id="tab-playground") as playground:
-                build_playground(services, playground, dashboard.shown_run, dashboard.to_playground, tabs)
+                build_playground(services, playground, dashboard, token, tabs)
         add_api(services)
         page.load(_tab_of_address, None, tabs, queue=False, show_progress="hidden", api_visibility="private")
     return page

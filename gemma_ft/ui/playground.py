@@ -15,10 +15,12 @@ from typing import Any
 import gradio as gr
 
 from gemma_ft.data.prepare import prepare
-from gemma_ft.engine.client import Side
+from gemma_ft.engine.client import Answer
 from gemma_ft.errors import EngineError
+from gemma_ft.monitor.summary import describe_run
 from gemma_ft.rundir import RunDir
 from gemma_ft.sampling import Sampling
+from gemma_ft.ui.dashboard import Dashboard
 from gemma_ft.ui.services import Services
 from gemma_ft.ui.wiring import QUIET, shows_errors
 
@@ -63,15 +65,13 @@ class PlaygroundTab:
         return [self.run, self.question, self.base, self.tuned, *knobs]
 
 
-def build_playground(
-    services: Services, tab: gr.Tab, shown_run: gr.State, to_playground: gr.Button, tabs: gr.Tabs
-) -> None:
-    """Lay out the tab and tie it to the engine."""
+def build_playground(services: Services, tab: gr.Tab, dashboard: Dashboard, token: gr.Textbox, tabs: gr.Tabs) -> None:
+    """Lay out the tab and tie it to the engine; the token is for a base model that is gated."""
     page = PlaygroundTab()
 
     @shows_errors
-    def ask_both(*held: Any) -> Iterator[tuple[Turns, Turns, str]]:
-        yield from compare(services, *held)
+    def ask_both(token_typed: str, *held: Any) -> Iterator[tuple[Turns, Turns, str]]:
+        yield from compare(services, services.token(token_typed), *held)
 
     @shows_errors
     def pick_question(run_id: str | None) -> str:
@@ -88,7 +88,7 @@ def build_playground(
     answering = [
         trigger(
             ask_both,
-            page.inputs,
+            [token, *page.inputs],
             [page.base, page.tuned, page.question],
             api_visibility="private",
             concurrency_limit=None,
@@ -101,11 +101,17 @@ def build_playground(
         forget(lambda: ([], []), None, [page.base, page.tuned], **QUIET)
     page.surprise.click(pick_question, page.run, page.question, **QUIET)
     tab.select(choices, page.run, page.run, **QUIET)
-    to_playground.click(open_with, shown_run, [page.run, tabs], **QUIET)
+    dashboard.to_playground.click(open_with, dashboard.shown_run, [page.run, tabs], **QUIET)
 
 
 def compare(
-    services: Services, run_id: str | None, text: str, said_base: Turns, said_tuned: Turns, *knobs: Any
+    services: Services,
+    hub_token: str | None,
+    run_id: str | None,
+    text: str,
+    said_base: Turns,
+    said_tuned: Turns,
+    *knobs: Any,
 ) -> Iterator[tuple[Turns, Turns, str]]:
     """Yield both conversations as the two answers grow, and an empty question box. Raises `EngineError`."""
     run = ready_run(services, run_id, text)
@@ -117,17 +123,17 @@ def compare(
     base, tuned = [*said_base, question], [*said_tuned, question]
     yield [*base, LOADING], [*tuned, LOADING], ""
     answered = base
-    for so_far in stream(services, run, "base", with_system(base, system), sampling):
+    for so_far in so_far_of(services.engine.chat(run, "base", with_system(base, system), sampling, hub_token)):
         answered = [*base, {"role": "assistant", "content": so_far}]
         yield answered, [*tuned, WAITING], ""
-    for so_far in stream(services, run, "tuned", with_system(tuned, system), sampling):
+    for so_far in so_far_of(services.engine.chat(run, "tuned", with_system(tuned, system), sampling, hub_token)):
         yield answered, [*tuned, {"role": "assistant", "content": so_far}], ""
 
 
 def runs_to_chat_with(services: Services) -> list[tuple[str, str]]:
     """Return (label, id) of the runs that have a finished model, newest first."""
     ready = [run for run in services.manager.runs() if run.model.is_dir()]
-    return [(f"{run.config().name} · {run.run_id}", run.run_id) for run in ready]
+    return [(f"{describe_run(run)['name']} · {run.run_id}", run.run_id) for run in ready]
 
 
 def training_question(services: Services, run_id: str | None) -> str:
@@ -150,12 +156,10 @@ def ready_run(services: Services, run_id: str | None, text: str) -> RunDir:
     return services.manager.open(run_id)
 
 
-def stream(
-    services: Services, run: RunDir, side: Side, messages: list[dict[str, str]], sampling: Sampling
-) -> Iterator[str]:
-    """Yield the answer so far, at most every `FLUSH_SECONDS`, and at last the whole answer."""
+def so_far_of(answers: Iterator[Answer]) -> Iterator[str]:
+    """Yield the text so far, at most every `FLUSH_SECONDS`, and at last the whole."""
     so_far, shown_at = "", 0.0
-    for answer in services.engine.chat(run, side, messages, sampling):
+    for answer in answers:
         so_far = answer["text"] if answer["event"] == "end" else so_far + answer.get("text", "")
         if answer["event"] == "end" or (so_far and time.monotonic() - shown_at > FLUSH_SECONDS):
             shown_at = time.monotonic()

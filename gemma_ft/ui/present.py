@@ -11,12 +11,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gemma_ft.config import RunConfig
 from gemma_ft.monitor.facts import RunFacts
 from gemma_ft.rundir import ACTIVE, RESUMABLE, RunState
 
 DASH = "–"
-STALLED_SECONDS = 15.0
+SILENT_SECONDS = 60.0
+SILENT_STEPS = 20
+"""A training is called silent after this time, or this many steps' time if that is longer."""
 
 HEADLINES = {
     "queued": "Waiting to start",
@@ -30,16 +31,18 @@ HEADLINES = {
 }
 
 
-def view(config: RunConfig, state: RunState, facts: RunFacts, *, has_model: bool, now: float) -> dict[str, Any]:
-    """Return what the dashboard shows of a run besides its curves and its log."""
+def view(
+    about: Mapping[str, str | None], state: RunState, facts: RunFacts, *, has_model: bool, now: float
+) -> dict[str, Any]:
+    """Return what the dashboard shows of a run besides its curves and its log; `about` has its `name` and `model`."""
     active = state.status in ACTIVE
     return {
-        "name": config.name,
+        "name": about["name"],
         "status": state.status,
         "headline": _headline(state, has_model=has_model),
         "detail": _detail(state, facts, now),
         "progress": _progress(state, facts),
-        "figures": _figures(config, state, facts, now),
+        "figures": _figures(about, state, facts, now),
         "error": state.error.model_dump() if state.error else None,
         "warnings": facts.warnings[-5:],
         "published": facts.published.get("url"),
@@ -83,14 +86,19 @@ def figure(number: float | str | None, digits: int = 4) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else str(value)
 
 
-def remaining_seconds(facts: RunFacts) -> float | None:
-    """Estimate what is left from the pace of the last hundred steps; `None` before there are two."""
+def pace(facts: RunFacts) -> float:
+    """Return the seconds that one of the last hundred steps took; 0 before there are two."""
     recent = facts.steps[-100:]
-    if len(recent) < 2 or not recent[-1].get("max_steps"):
+    steps = int(recent[-1]["step"]) - int(recent[0]["step"]) if len(recent) > 1 else 0
+    return (float(recent[-1]["t"]) - float(recent[0]["t"])) / steps if steps else 0.0
+
+
+def remaining_seconds(facts: RunFacts) -> float | None:
+    """Estimate what is left from the pace of the last steps; `None` before there are two."""
+    each = pace(facts)
+    if not each or not facts.steps[-1].get("max_steps"):
         return None
-    steps = int(recent[-1]["step"]) - int(recent[0]["step"])
-    pace = (float(recent[-1]["t"]) - float(recent[0]["t"])) / max(steps, 1)
-    return pace * (int(recent[-1]["max_steps"]) - int(recent[-1]["step"]))
+    return each * (int(facts.steps[-1]["max_steps"]) - int(facts.steps[-1]["step"]))
 
 
 def problems_markdown(problems: Sequence[Mapping[str, Any]]) -> str:
@@ -133,12 +141,18 @@ def _detail(state: RunState, facts: RunFacts, now: float) -> str:
     if state.status == "stopped":
         return f"Resume it when you like.{saved}" if saved else "It was stopped before a checkpoint was written."
     if state.status in ("preparing", "training"):
-        quiet = now - state.heartbeat if state.heartbeat is not None else 0.0
-        stalled = f" No sign of life for {duration(quiet)}." if quiet > STALLED_SECONDS else ""
-        return f"{(state.phase or 'starting').capitalize()}.{stalled}"
+        return f"{(state.phase or 'starting').capitalize()}.{_silence(state, facts, now)}"
     if state.status == "finished":
         return "Ask it something in the Playground."
     return saved.strip()
+
+
+def _silence(state: RunState, facts: RunFacts, now: float) -> str:
+    """Say how long nothing was heard of a training that should speak at every step."""
+    if state.status != "training" or facts.newest is None:
+        return ""
+    quiet = now - facts.newest
+    return f" No sign of life for {duration(quiet)}." if quiet > max(SILENT_SECONDS, SILENT_STEPS * pace(facts)) else ""
 
 
 def _progress(state: RunState, facts: RunFacts) -> dict[str, Any]:
@@ -152,7 +166,7 @@ def _progress(state: RunState, facts: RunFacts) -> dict[str, Any]:
     return {"share": None if state.status in ACTIVE else 0.0, "label": ""}
 
 
-def _figures(config: RunConfig, state: RunState, facts: RunFacts, now: float) -> list[dict[str, str]]:
+def _figures(about: Mapping[str, str | None], state: RunState, facts: RunFacts, now: float) -> list[dict[str, str]]:
     """Return the figures above the chart: label, value, and a hint for the pointer."""
     last = facts.steps[-1] if facts.steps else {}
     held_out = facts.evals[-1].get("loss") if facts.evals else None
@@ -168,6 +182,6 @@ def _figures(config: RunConfig, state: RunState, facts: RunFacts, now: float) ->
         ("Time left", duration(left), "From the pace of the last steps."),
         ("Trained weights", trained, "Weights that may change, of all weights of the model."),
         ("Tokens", count(last.get("tokens")), "Tokens that went through the model so far."),
-        ("Model", config.model.id, "The model that is tuned."),
+        ("Model", about["model"] or DASH, "The model that is tuned."),
     )
     return [{"label": label, "value": value, "hint": hint} for label, value, hint in rows]

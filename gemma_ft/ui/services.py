@@ -7,7 +7,9 @@ is free before a training starts. Shows nothing.
 from __future__ import annotations
 
 import hashlib
+import secrets
 import shutil
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +22,9 @@ from gemma_ft.errors import ConfigError
 from gemma_ft.jobs.manager import JobManager
 from gemma_ft.jobs.spawn import PROJECT_ROOT, own_environment
 from gemma_ft.rundir import RunDir
-from gemma_ft.settings import Settings
+from gemma_ft.settings import Settings, clean_token
+
+WATCH_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +48,30 @@ class Services:
     def start(self, config: RunConfig, hub_token: str | None) -> RunDir:
         """Free the engine and start the run. Raises `ConfigError`, `RunBusy`."""
         self.admit(config)
-        self.engine.close()
+        self._free_engine()
         return self.manager.start(config, hub_token=hub_token)
 
     def resume(self, run_id: str, hub_token: str | None) -> RunDir:
         """Free the engine and resume the run. Raises `RunNotFound`, `RunBusy`."""
-        self.engine.close()
+        self.manager.open(run_id)
+        self._free_engine()
         return self.manager.resume(run_id, hub_token=hub_token)
+
+    def watch(self) -> None:
+        """Free the engine also when a run is started elsewhere, from a terminal; returns at once."""
+
+        def look() -> None:
+            pause = threading.Event()
+            while not pause.wait(WATCH_SECONDS):
+                if self.engine.pid is not None and self.manager.active() is not None:
+                    self.engine.close()
+
+        threading.Thread(target=look, name="free the engine", daemon=True).start()
+
+    def _free_engine(self) -> None:
+        """Give the engine's memory to a run that is about to start, unless another run forbids that anyway."""
+        if self.manager.active() is None:
+            self.engine.close()
 
     def check(self, values: Mapping[str, Any], hub_token: str | None) -> Report:
         """Return the report on plain values, from the form or a program; nothing is read that is not admitted."""
@@ -62,8 +83,8 @@ class Services:
         return check(config, has_token=hub_token is not None)
 
     def token(self, typed: str | None) -> str | None:
-        """Return the token that was typed, else that of the person who runs this machine."""
-        return (typed or "").strip() or self.settings.hub_token
+        """Return the token that was typed, else that of the person who runs this machine. Raises `ConfigError`."""
+        return clean_token(typed) or self.settings.hub_token
 
     def admit(self, config: RunConfig) -> None:
         """Refuse paths of the server that come from visitors of a Space. Raises `ConfigError`."""
@@ -72,7 +93,7 @@ class Services:
         path = config.data.path
         if path and not Path(path).resolve().is_relative_to(self.uploads.resolve()):
             raise ConfigError("On a Space the data must be an uploaded file.", "Upload the file in the Data step.")
-        if config.model.id != DEMO_MODEL and Path(config.model.id).expanduser().exists():
+        if config.model.id != DEMO_MODEL and Path(config.model.id).exists():
             raise ConfigError("On a Space the model cannot be a local folder.", "Give the id of a model on the Hub.")
 
     def keep_upload(self, temporary: Path) -> Path:
@@ -80,7 +101,9 @@ class Services:
         with temporary.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         kept = self.uploads / digest / temporary.name
-        kept.parent.mkdir(parents=True, exist_ok=True)
         if not kept.exists():
-            shutil.copyfile(temporary, kept)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            aside = kept.with_name(f".{kept.name}.{secrets.token_hex(4)}")
+            shutil.copyfile(temporary, aside)
+            aside.rename(kept)
         return kept

@@ -42,8 +42,8 @@ def run(tuned_settings: Settings) -> RunDir:
 
 
 def pid_of(client: EngineClient) -> int:
-    assert client._process is not None
-    return client._process.pid
+    assert client.pid is not None
+    return client.pid
 
 
 def last(answers: Iterator[dict[str, Any]]) -> dict[str, Any]:
@@ -109,7 +109,20 @@ def test_close_gives_the_memory_back_before_it_returns(engine: EngineClient) -> 
     pid = pid_of(engine)
     engine.close()
     assert identify(pid) is None
+    assert engine.pid is None
     engine.close()
+
+
+def test_a_question_asked_while_the_engine_is_closed_is_answered_by_the_next_one(
+    engine: EngineClient, run: RunDir
+) -> None:
+    answers = engine.chat(run, "base", FRANCE, Sampling(max_new_tokens=1000, temperature=2.0))
+    assert next(answers)["event"] == "loaded"
+    engine.close()
+    other = engine.chat(run, "tuned", FRANCE, SHORT)
+    with pytest.raises(EngineError, match="ended"):
+        last(answers)
+    assert last(other)["text"] == "The capital of France is Paris."
 
 
 def test_the_engine_does_not_outlive_the_page(tmp_path: Path) -> None:
@@ -120,7 +133,7 @@ def test_the_engine_does_not_outlive_the_page(tmp_path: Path) -> None:
         "from gemma_ft.engine.client import EngineClient\n"
         "client = EngineClient(Path(sys.argv[1]), dict(os.environ), Path('.'))\n"
         "client.warm()\n"
-        "print(client._process.pid, flush=True)\n"
+        "print(client.pid, flush=True)\n"
         "time.sleep(600)\n"
     )
     page = subprocess.Popen(

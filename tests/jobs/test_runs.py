@@ -9,6 +9,7 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from conftest import wait_for_end, wait_until
@@ -20,8 +21,9 @@ from gemma_ft.jobs.manager import JobManager
 from gemma_ft.jobs.processes import identify, is_alive
 from gemma_ft.monitor.facts import RunFacts
 from gemma_ft.monitor.summary import summarise
-from gemma_ft.rundir import RunDir
+from gemma_ft.rundir import RunDir, create_run
 from gemma_ft.settings import Settings
+from gemma_ft.ui.live import LiveRuns
 
 LONG = recipes.try_it().model_copy(
     update={
@@ -62,12 +64,14 @@ def test_a_failure_is_told_with_title_cause_and_remedy(
 
 def test_a_failure_is_on_record_within_three_seconds_of_the_childs_end(settings: Settings) -> None:
     manager = JobManager(settings)
-    run = manager.start(FAILURES[0][0])
-    state = wait_for_end(manager, run, timeout=30)
-    facts, _ = read_facts(run.events)
-    assert facts[-1]["event"] == "result"
-    assert state.ended_at is not None
-    assert 0 <= state.ended_at - facts[-1]["t"] < 3
+    run = start_until(manager, LONG, "building")
+    trainer = manager.state(run).trainer
+    assert trainer is not None
+    os.kill(trainer.pid, signal.SIGKILL)
+    wait_until(lambda: identify(trainer.pid) is None, what="the trainer's end")
+    ended = time.monotonic()
+    assert wait_for_end(manager, run, timeout=10).status == "failed"
+    assert time.monotonic() - ended < 3
 
 
 def test_a_model_that_is_no_gemma_is_refused(settings: Settings, tmp_path: Path) -> None:
@@ -193,3 +197,42 @@ def test_a_cancel_while_it_trains_saves_nothing_and_ends_within_ten_seconds(demo
     assert state.status == "stopped"
     assert not run.model.exists()
     assert not any(run.checkpoints.glob("checkpoint-*"))
+
+
+def test_a_stop_that_is_asked_before_the_supervisor_has_begun_is_not_forgotten(settings: Settings) -> None:
+    manager = JobManager(settings)
+    run = create_run(settings.runs, LONG)
+    manager.stop(run.run_id)
+    manager._supervise(run, None)
+    assert wait_for_end(manager, run, timeout=30).status == "stopped"
+    assert RunFacts(run.events).refresh().steps == []
+
+
+def test_a_damaged_state_or_config_stops_nobody_else(settings: Settings) -> None:
+    manager = JobManager(settings)
+    state_gone, config_gone = create_run(settings.runs, LONG), create_run(settings.runs, LONG)
+    state_gone.state_file.write_text("")
+    config_gone.config_file.write_text("{")
+    config_gone.write_state(config_gone.state().model_copy(update={"status": "finished"}))
+    summaries = {run.run_id: summarise(run, manager.state(run)) for run in manager.runs()}
+    assert summaries[state_gone.run_id]["status"] == "interrupted"
+    assert "damaged" in summaries[state_gone.run_id]["error"]["title"]
+    assert summaries[config_gone.run_id]["model"] is None
+    live = LiveRuns(manager)
+    assert {live.poll({"run": run_id})["run"] for run_id in summaries} == set(summaries)
+    failed = manager.start(FAILURES[0][0])
+    assert wait_for_end(manager, failed, timeout=30).status == "failed"
+
+
+def test_a_supervisor_that_fails_takes_the_trainer_along(settings: Settings) -> None:
+    """Its samples cannot be written (the file is a folder), which it cannot know how to live with."""
+    manager = JobManager(settings)
+    run = create_run(settings.runs, LONG)
+    run.system.mkdir()
+    manager._supervise(run, None)
+    state = wait_for_end(manager, run, timeout=30)
+    assert state.status == "failed"
+    assert state.error is not None
+    assert "supervisor" in state.error.title
+    trainers = [p for p in psutil.process_iter(["cmdline"]) if str(run.path) in (p.info["cmdline"] or [])]
+    wait_until(lambda: not any(identify(process.pid) for process in trainers), what="the trainer's end")

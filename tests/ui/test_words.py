@@ -48,6 +48,9 @@ def test_large_numbers(number: float | None, said: str) -> None:
     assert count(number) == said
 
 
+ABOUT = {"name": "capitals", "model": "demo/gemma-3-tiny"}
+
+
 def facts_of(tmp_path: Path, steps: int, *, pace: float = 1.0, max_steps: int = 100) -> RunFacts:
     facts = RunFacts(tmp_path / "none")
     facts.steps = [{"t": pace * n, "step": n, "max_steps": max_steps, "loss": 1 / n} for n in range(1, steps + 1)]
@@ -85,22 +88,23 @@ STATES: list[tuple[dict[str, Any], str, set[str]]] = [
 def test_each_state_has_one_headline_and_only_the_buttons_that_make_sense(
     tmp_path: Path, state: dict[str, Any], headline: str, buttons: set[str]
 ) -> None:
-    shown = view(
-        RunConfig(), RunState(created_at=0, heartbeat=40, **state), facts_of(tmp_path, 3), has_model=True, now=42.0
-    )
+    shown = view(ABOUT, RunState(created_at=0, heartbeat=40, **state), facts_of(tmp_path, 3), has_model=True, now=42.0)
     assert shown["headline"].startswith(headline)
     assert {name for name in shown if name.startswith("can_") and shown[name]} == buttons
 
 
 def test_a_finished_run_without_a_model_says_so(tmp_path: Path) -> None:
-    shown = view(RunConfig(), RunState(created_at=0, status="finished"), facts_of(tmp_path, 3), has_model=False, now=1)
+    shown = view(ABOUT, RunState(created_at=0, status="finished"), facts_of(tmp_path, 3), has_model=False, now=1)
     assert "no model" in shown["headline"]
     assert not shown["can_chat"]
 
 
-def test_a_silent_run_is_said_to_be_silent(tmp_path: Path) -> None:
-    state = RunState(created_at=0, status="training", phase="training", heartbeat=0)
-    assert "No sign of life" in view(RunConfig(), state, facts_of(tmp_path, 3), has_model=False, now=60)["detail"]
+@pytest.mark.parametrize(("now", "silent"), [(62.0, False), (64.0, True)])
+def test_a_training_that_says_nothing_for_long_is_said_to_be_silent(tmp_path: Path, now: float, silent: bool) -> None:
+    facts = facts_of(tmp_path, 3, pace=1.0)
+    facts.newest = 3.0
+    state = RunState(created_at=0, status="training", phase="training", heartbeat=now)
+    assert ("No sign of life" in view(ABOUT, state, facts, has_model=False, now=now)["detail"]) == silent
 
 
 def test_text_for_markdown_carries_no_markup() -> None:

@@ -61,7 +61,7 @@ def test_cancel_is_the_stronger_wish_and_wishes_can_be_cleared(tmp_path: Path) -
 def write_states(path: str, count: int) -> None:
     run = RunDir(Path(path))
     for number in range(count):
-        run.write_state(RunState(created_at=number, phase="x" * (number % 500)), sync=False)
+        run.write_state(RunState(created_at=number, phase="x" * (number % 500)))
 
 
 def test_a_state_that_is_being_replaced_is_never_read_torn(tmp_path: Path) -> None:
