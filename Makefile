@@ -11,7 +11,7 @@ run: $(VENV)/installed ## Serve the app on http://localhost:7860
 test: $(VENV)/installed-dev ## All tests: real runs and a real browser
 	$(BIN)/python -m pytest -m "not gpu"
 
-test-fast: $(VENV)/installed-dev ## Tests without torch and without a browser, under 90 seconds
+test-fast: $(VENV)/installed-dev ## Tests that train nothing and need no browser, under 90 seconds
 	$(BIN)/python -m pytest -m "not gpu and not train and not browser"
 
 check: $(VENV)/installed-dev ## Format, lint, types, then all tests

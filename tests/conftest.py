@@ -125,23 +125,22 @@ class App:
 
 
 @pytest.fixture
-def start_app(demo_settings: Settings) -> Iterator[Callable[[], App]]:
-    """A function that starts the page on the test's home; every page it started is ended afterwards."""
+def start_app(demo_settings: Settings) -> Iterator[Callable[..., App]]:
+    """A function that starts the page, on the test's home or on another; every page is ended afterwards."""
     started: list[App] = []
 
-    def start() -> App:
+    def start(settings: Settings = demo_settings) -> App:
         environment = {
             **own_environment(),
-            "GEMMA_FT_HOME": str(demo_settings.home),
-            "GRADIO_SERVER_PORT": str(demo_settings.port),
+            "GEMMA_FT_HOME": str(settings.home),
+            "GRADIO_SERVER_PORT": str(settings.port),
         }
-        log = (demo_settings.home / "app.log").open("ab")
-        process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=log, stderr=log)
-        log.close()
-        app = App(demo_settings, process)
+        with (settings.home / "app.log").open("ab") as log:
+            process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=log, stderr=log)
+        app = App(settings, process)
         started.append(app)
         wait_until(lambda: process.poll() is not None or answers(app.url), what="the page to answer")
-        assert process.poll() is None, (demo_settings.home / "app.log").read_text()
+        assert process.poll() is None, (settings.home / "app.log").read_text()
         return app
 
     yield start

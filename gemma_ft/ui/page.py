@@ -63,13 +63,22 @@ def launch_options(services: Services) -> dict[str, Any]:
 
 
 def theme() -> gr.themes.Base:
-    """Return the look; the fonts are those bundled with Gradio, in the weights that are complete there."""
-    return gr.themes.Soft(
+    """Return the look: fonts bundled with Gradio in the weights that are complete there, contrasts of at least 4.5."""
+    soft = gr.themes.Soft(
         primary_hue="indigo",
         secondary_hue="sky",
         neutral_hue="slate",
         font=[gr.themes.GoogleFont("IBM Plex Sans", weights=(400, 700)), "system-ui", "sans-serif"],
         font_mono=[gr.themes.GoogleFont("IBM Plex Mono", weights=(400, 700)), "ui-monospace", "monospace"],
+    )
+    return soft.set(
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        block_info_text_color="*neutral_500",
+        block_info_text_color_dark="*neutral_400",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
     )
 
 

@@ -49,7 +49,7 @@ class PlaygroundTab:
             self.question = gr.Textbox(label="Question", placeholder=placeholder, elem_id="question", scale=5, lines=1)
             self.ask = gr.Button("Ask", variant="primary", elem_id="ask-button", min_width=90, scale=0)
             self.halt = gr.Button("Stop", elem_id="stop-answer-button", min_width=90, scale=0)
-            self.clear = gr.Button("Clear", min_width=90, scale=0)
+            self.clear = gr.Button("Clear", elem_id="clear-button", min_width=90, scale=0)
         with gr.Accordion("How the answers are made", open=False):
             with gr.Row():
                 self.longest = gr.Slider(8, 2048, 128, step=8, label="Longest answer", info="Tokens of each answer.")

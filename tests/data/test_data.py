@@ -51,6 +51,13 @@ def test_reads_a_file_with_a_byte_order_mark(tmp_path: Path) -> None:
     assert prepare(DataConfig(source="file", path=str(path))).kept == 3
 
 
+def test_line_separators_inside_a_text_do_not_end_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"prompt": f"q{n}\u2028\x85", "completion": "a\u2029b"} for n in range(3)]
+    path.write_text("\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8", newline="")
+    assert prepare(DataConfig(source="file", path=str(path))).kept == 3
+
+
 def test_columns_are_mapped(tmp_path: Path) -> None:
     rows = [{"q": f"q{n}", "a": f"a{n}"} for n in range(4)]
     mapped = file_with(tmp_path, rows).model_copy(update={"columns": {"prompt": "q", "completion": "a"}})
@@ -99,6 +106,7 @@ def test_when_every_row_is_bad_nothing_starts(tmp_path: Path) -> None:
         ("rows.jsonl", b"", "no rows"),
         ("rows.jsonl", b"\xff\xfe\x00", "UTF-8"),
         ("rows.txt", b"x", ".jsonl"),
+        ("rows.json", b"[" * 100_000, "not valid JSON"),
         ("rows.jsonl", b'{"x": 1}', "fit no known format"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +14,13 @@ import yaml
 from conftest import wait_for_end, wait_until
 from gemma_ft import recipes
 from gemma_ft.config import ModelConfig, PublishConfig, RunConfig
+from gemma_ft.errors import EngineError
 from gemma_ft.jobs.manager import JobManager
 from gemma_ft.rundir import RunDir, RunState
+from gemma_ft.sampling import Sampling
 from gemma_ft.settings import Settings
 from gemma_ft.train.resolve import DEMO_FOLDER
+from gemma_ft.ui.services import Services
 from hub_server import HubServer
 
 TOKEN = "hf_writer_secret_token"
@@ -123,6 +127,49 @@ def test_a_model_from_the_hub_is_downloaded_and_tuned(hub: HubServer, settings: 
     assert json.loads((run.model / "adapter_config.json").read_text())["base_model_name_or_path"] == "ada/tiny-gemma"
 
 
+@pytest.mark.train
+def test_an_upload_whose_files_fail_keeps_the_model_and_says_so(hub: HubServer, demo_settings: Settings) -> None:
+    hub.fail_next("/ada/lfs.git/info/lfs/objects/batch", 400, times=5)
+    run, state = run_to_end(demo_settings, short_run(repo="ada/lfs"), TOKEN)
+    assert state.status == "finished"
+    assert state.error is not None
+    assert state.error.title == "Trained, but not published"
+    assert (run.model / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.train
+def test_a_local_model_is_published_without_its_path(
+    hub: HubServer, settings: Settings, demo_models: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "private-place" / "my-gemma"
+    shutil.copytree(demo_models / DEMO_FOLDER, folder)
+    _, state = run_to_end(settings, short_run(model=str(folder), repo="ada/local"), TOKEN)
+    assert (state.status, state.error) == ("finished", None)
+    files = hub.files("ada/local")
+    assert b"my-gemma" in files["README.md"]
+    assert all(b"private-place" not in content for content in files.values())
+
+
+@pytest.mark.train
+def test_a_gated_model_can_be_talked_to_with_the_token_that_was_given_for_it(
+    hub: HubServer, settings: Settings, demo_models: Path
+) -> None:
+    folder = demo_models / DEMO_FOLDER
+    hub.add_repo("ada/gated", {path.name: path.read_bytes() for path in folder.iterdir()}, gated=True)
+    hub.grant("ada/gated", "ada")
+    run, state = run_to_end(settings, short_run(model="ada/gated"), TOKEN)
+    assert state.status == "finished", state.error
+    services = Services(settings)
+    try:
+        question = [{"role": "user", "content": "hello"}]
+        with pytest.raises(EngineError, match="gated"):
+            list(services.engine.chat(run, "base", question, Sampling(max_new_tokens=4)))
+        *_, end = services.engine.chat(run, "base", question, Sampling(max_new_tokens=4), TOKEN)
+        assert end["event"] == "end"
+    finally:
+        services.engine.close()
+
+
 @pytest.mark.parametrize(
     ("model", "token", "said", "advice"),
     [
@@ -130,6 +177,7 @@ def test_a_model_from_the_hub_is_downloaded_and_tuned(hub: HubServer, settings: 
         ("ada/gated", None, "gated", "licence"),
         ("ada/missing", TOKEN, "no model", "spelling"),
         ("ada/gated", "hf_unknown", "refused", "token"),
+        ("ada/--bad--", TOKEN, "no model", "spelling"),
     ],
 )
 def test_a_model_that_may_not_be_read_says_why_and_what_to_do(

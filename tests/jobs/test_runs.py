@@ -1,5 +1,5 @@
-"""Runs as real processes: failures that are told, stops that stop, crashes that are noticed. Nothing here loads torch
-before it fails or is stopped, unless it is marked."""
+"""Runs as real processes: failures that are told, stops that stop, crashes that are noticed. Nothing here gets
+as far as training, unless it is marked."""
 
 from __future__ import annotations
 
@@ -184,6 +184,20 @@ def test_stop_and_save_then_resume_counts_every_step_once_and_finishes(demo_sett
     with pytest.raises(RunBusy, match="nothing to resume"):
         manager.resume(run.run_id)
     assert list(run.path.glob(".writing")) == []
+
+
+@pytest.mark.train
+def test_a_stop_after_the_last_step_does_not_lose_the_model(demo_settings: Settings) -> None:
+    """The last evaluation is long; whoever stops then has a whole training behind him."""
+    base = recipes.try_it()
+    training = base.training.model_copy(update={"max_steps": 2, "eval_every": 0, "save_every": 0, "batch_size": 1})
+    evaluation = base.evaluation.model_copy(update={"prompts": tuple(f"question {n}" for n in range(8))})
+    manager = JobManager(demo_settings)
+    run = manager.start(base.model_copy(update={"training": training, "evaluation": evaluation}))
+    wait_until(lambda: RunFacts(run.events).refresh().steps[1:], timeout=120, what="the last step")
+    manager.stop(run.run_id)
+    assert wait_for_end(manager, run).status == "finished"
+    assert (run.model / "adapter_model.safetensors").exists()
 
 
 @pytest.mark.train

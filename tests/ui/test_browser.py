@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from conftest import App, wait_for_end, wait_until
 from gemma_ft import recipes
 from gemma_ft.jobs.processes import is_alive
+from gemma_ft.settings import Settings
 
 pytestmark = [pytest.mark.browser, pytest.mark.train]
 
@@ -24,6 +26,18 @@ PARIS = "The capital of France is Paris."
 POINTS = "() => window.gemmaDashboard?.chart.steps.length ?? 0"
 DRAWN = "() => document.querySelector('#loss-chart')?.data?.[0]?.x?.length ?? 0"
 START_SECONDS = 120_000
+# The contrast of an element's text with what lies behind it, as WCAG 2 defines it.
+CONTRAST = """(element) => {
+  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+  const luminance = ([r, g, b]) => [r, g, b]
+    .map((v) => v / 255).map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const clear = (node) => parse(getComputedStyle(node).backgroundColor)[3] === 0;
+  let behind = element;
+  while (behind.parentElement && clear(behind)) behind = behind.parentElement;
+  const [a, b] = [getComputedStyle(element).color, getComputedStyle(behind).backgroundColor].map(parse).map(luminance);
+  return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +106,7 @@ def test_the_whole_way_from_try_it_to_the_comparison(
     expect(page.locator(".samples")).to_contain_text(PARIS)
 
     page.get_by_role("button", name="Try it in the Playground").click()
-    page.get_by_label("Question").fill(FRANCE)
+    page.get_by_role("textbox", name="Question", exact=True).fill(FRANCE)
     page.locator("#ask-button").click()
     expect(page.locator("#chat-tuned")).to_contain_text(PARIS, timeout=60_000)
     expect(page.locator("#chat-base")).to_contain_text(FRANCE)
@@ -101,6 +115,29 @@ def test_the_whole_way_from_try_it_to_the_comparison(
     second = open_page(f"{app.url}/?tab=dashboard")
     expect(status(second)).to_have_text("finished")
     second.wait_for_function(f"({DRAWN})() === 150")
+
+
+def test_an_answer_can_be_stopped_and_the_next_question_asked(
+    tuned_settings: Settings, start_app: Callable[..., App], open_page: Callable[..., Page]
+) -> None:
+    app = start_app(tuned_settings)
+    page = open_page(f"{app.url}/?tab=playground")
+    expect(page.locator("#playground-run input")).to_have_value(re.compile("capitals"))
+    page.get_by_text("How the answers are made").click()
+    page.get_by_label("number input for Longest answer").fill("2048")
+    page.get_by_label("number input for Temperature").fill("2")
+    page.get_by_role("textbox", name="Question", exact=True).fill("Tell me everything.")
+    page.locator("#ask-button").click()
+    expect(page.locator("#chat-base .bot")).not_to_contain_text("Loading", timeout=60_000)
+    page.locator("#stop-answer-button").click()
+    page.get_by_label("number input for Temperature").fill("0")
+    page.get_by_label("number input for Longest answer").fill("32")
+    page.locator("#clear-button").click()
+    page.locator("#surprise-button").click()
+    expect(page.get_by_role("textbox", name="Question", exact=True)).to_have_value(re.compile("capital"))
+    page.get_by_role("textbox", name="Question", exact=True).fill(FRANCE)
+    page.get_by_role("textbox", name="Question", exact=True).press("Enter")
+    expect(page.locator("#chat-tuned")).to_contain_text(PARIS, timeout=30_000)
 
 
 def test_a_run_survives_the_browser_and_the_death_of_the_page(
@@ -134,7 +171,12 @@ def test_stop_then_resume_from_the_dashboard(start_app: Callable[[], App], open_
     expect(page.locator("#stop-button")).to_be_hidden()
     page.locator("#resume-button").click()
     expect(status(page)).to_have_text("training", timeout=START_SECONDS)
-    page.on("dialog", lambda dialog: dialog.accept())
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    page.locator("#cancel-button").click()
+    at = page.evaluate(POINTS)
+    page.wait_for_function(f"({POINTS})() > {at}")
+    assert run.wished() is None
+    page.once("dialog", lambda dialog: dialog.accept())
     page.locator("#cancel-button").click()
     expect(status(page)).to_have_text("stopped", timeout=30_000)
     assert app.manager.state(run).attempt == 2
@@ -203,7 +245,7 @@ def test_the_page_survives_a_restart_of_the_server_with_what_was_typed(
     page = browser.new_page()
     page.goto(app.url)
     page.get_by_role("tab", name="Playground").click()
-    page.get_by_label("Question").fill("typed before the restart")
+    page.get_by_role("textbox", name="Question", exact=True).fill("typed before the restart")
     page.get_by_role("tab", name="Dashboard").click()
     expect(page.locator(".dash-empty")).to_be_visible()
     page.wait_for_function("() => window.gemmaDashboard?.told")
@@ -214,7 +256,7 @@ def test_the_page_survives_a_restart_of_the_server_with_what_was_typed(
     start_app()
     wait_until(lambda: page.evaluate("() => window.gemmaDashboard.failures === 0"), what="the page to recover")
     page.get_by_role("tab", name="Playground").click()
-    expect(page.get_by_label("Question")).to_have_value("typed before the restart")
+    expect(page.get_by_role("textbox", name="Question", exact=True)).to_have_value("typed before the restart")
     page.close()
 
 
@@ -227,7 +269,6 @@ def test_no_tab_scrolls_sideways_and_text_can_be_read(
     for name in ("Create", "Dashboard", "Playground"):
         page.get_by_role("tab", name=name).click()
         assert page.evaluate("() => document.documentElement.scrollWidth") <= width
-    background, text = page.evaluate(
-        "() => ['background-color', 'color'].map((p) => getComputedStyle(document.body).getPropertyValue(p))"
-    )
-    assert background != text
+    page.get_by_role("tab", name="Create").click()
+    for selector in (".page-header p", ".welcome p", "#tab-create label", ".about p", "button:text-is('Try it')"):
+        assert page.locator(selector).first.evaluate(CONTRAST) >= 4.5, selector

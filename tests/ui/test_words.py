@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ from gemma_ft.config import RunConfig, knobs, parse_config
 from gemma_ft.errors import ConfigError, ErrorReport
 from gemma_ft.events import FactWriter
 from gemma_ft.jobs.manager import JobManager
-from gemma_ft.monitor.facts import RunFacts
+from gemma_ft.monitor.facts import RunFacts, last_step
 from gemma_ft.monitor.log import read_log
 from gemma_ft.rundir import RunDir, RunState, StopProgress, create_run
 from gemma_ft.settings import Settings
 from gemma_ft.ui.create import describe_model, review_values
 from gemma_ft.ui.form import LEFT_OUT, Form
-from gemma_ft.ui.live import LiveRuns, thin
+from gemma_ft.ui.live import LiveRuns, first_and_last, thin
 from gemma_ft.ui.present import count, duration, escape, remaining_seconds, view
 from gemma_ft.ui.services import Services
 
@@ -213,6 +214,48 @@ def test_a_resumed_run_begins_the_curve_anew_without_the_steps_that_were_taken_b
     news = live.poll(cursor)
     assert news["reset"]
     assert news["steps"]["step"] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_two_browsers_that_ask_while_a_run_grows_miss_nothing(tmp_path: Path) -> None:
+    run = create_run(tmp_path / "runs", recipes.try_it())
+    live = LiveRuns(JobManager(Settings(home=tmp_path)))
+    writer = FactWriter(run.events)
+    seen: dict[str, list[int]] = {"a": [], "b": []}
+
+    def follow(name: str) -> None:
+        cursor: Any = None
+        while not seen[name] or seen[name][-1] < 2000:
+            news = live.poll(cursor)
+            cursor = news["cursor"]
+            seen[name] += news["steps"]["step"]
+
+    threads = [threading.Thread(target=follow, args=(name,)) for name in seen]
+    for thread in threads:
+        thread.start()
+    for step in range(1, 2001):
+        writer.append("step", step=step, max_steps=2000, loss=1.0)
+    for thread in threads:
+        thread.join(60)
+    assert seen == {"a": list(range(1, 2001)), "b": list(range(1, 2001))}
+
+
+def test_the_newest_step_is_found_however_much_was_written_after_it(tmp_path: Path) -> None:
+    run = finished_run(tmp_path, 10)
+    writer = FactWriter(run.events)
+    for number in range(8):
+        writer.append("sample", step=10, prompt=f"q{number}", answer="word " * 2000)
+    assert last_step(run.events)["step"] == 10
+    assert last_step(tmp_path / "none") == {}
+
+
+def test_of_many_answers_the_first_and_the_newest_of_each_question_are_sent() -> None:
+    samples = [{"prompt": p, "step": n, "answer": str(n)} for n in range(50) for p in ("a", "b")]
+    assert [(fact["prompt"], fact["step"]) for fact in first_and_last(samples)] == [
+        ("a", 0),
+        ("b", 0),
+        ("a", 49),
+        ("b", 49),
+    ]
 
 
 def test_an_unknown_run_and_an_empty_home_are_told(tmp_path: Path) -> None:

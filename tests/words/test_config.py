@@ -79,6 +79,9 @@ def test_an_unknown_key_suggests_the_nearest_one(values: dict[str, object], sugg
         ({"training": "fast"}, "training"),
         ({"training": {"epochs": "many"}}, "training.epochs"),
         ({"name": ""}, "name"),
+        ({"training": {"max_grad_norm": float("inf")}}, "finite"),
+        ({"data": {"source": "file", "path": "~nobody-here/x.json"}}, "does not know"),
+        ({"model": {"id": "a\0b"}}, "zero byte"),
     ],
 )
 def test_what_is_wrong_is_named(values: dict[str, object], said: str) -> None:
@@ -100,7 +103,24 @@ def test_loads_yaml_and_json_with_the_data_beside_the_file(tmp_path: Path, suffi
     assert load_config(file).data.path == str(tmp_path / "rows.jsonl")
 
 
-@pytest.mark.parametrize("text", ["", "just words", "- 1", "a: [", "\x00", "training: {epochs: 0}"])
+@pytest.mark.parametrize("values", [None, [], "text", 5])
+def test_what_is_no_object_is_a_config_error(values: object) -> None:
+    with pytest.raises(ConfigError, match="object"):
+        parse_config(values)  # type: ignore[arg-type]
+
+
+def test_paths_in_a_file_count_from_that_file_and_from_the_persons_home(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("data: {source: file, path: ~/rows.jsonl}\nmodel: {id: ./model}")
+    config = load_config(file)
+    assert config.data.path == str(Path.home() / "rows.jsonl")
+    assert config.model.id == str(tmp_path / "model")
+    assert config.model.public_id == "model"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "just words", "- 1", "a: [", "\x00", "training: {epochs: 0}", "name: 2020-99-99", "[" * 5000]
+)
 def test_a_file_that_is_no_config_is_a_config_error(tmp_path: Path, text: str) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(text)
