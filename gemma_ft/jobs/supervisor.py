@@ -78,11 +78,11 @@ class Supervisor:
         self._leave.set()
 
     def _watch(self, trainer: int) -> None:
-        """Follow the trainer until it has ended; it is not reaped here."""
+        """Follow the trainer until it has ended (or is a zombie: it is not reaped here)."""
         sampler = MachineSampler(self._run.path)
         samples = FactWriter(self._run.system)
         next_sample = 0.0
-        while os.waitid(os.P_PID, trainer, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        while identify(trainer) is not None:
             if time.monotonic() >= next_sample:
                 next_sample = time.monotonic() + SAMPLE_SECONDS
                 self._change(heartbeat=time.time())
@@ -112,7 +112,8 @@ class Supervisor:
         wish: Wish | None = self._run.wished() or ("stop" if self._leave.is_set() else None)
         stop = self._state.stop
         if wish and (stop is None or (wish == "cancel" and stop.wish == "stop")):
-            self._run.wish(wish)
+            with survives():
+                self._run.wish(wish)
             due = time.time() + PATIENCE_SECONDS[wish]
             self._change(status="stopping", stop=StopProgress(wish=wish, next_rung_at=due))
         elif stop and stop.next_rung_at and time.time() >= stop.next_rung_at:

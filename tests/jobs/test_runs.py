@@ -187,6 +187,28 @@ def test_stop_and_save_then_resume_counts_every_step_once_and_finishes(demo_sett
 
 
 @pytest.mark.train
+def test_a_stop_in_the_middle_of_an_evaluation_is_obeyed_there_and_saves(demo_settings: Settings) -> None:
+    """An evaluation after every step, of as many rows one by one: nearly all the time goes into it."""
+    base = recipes.try_it()
+    training = base.training.model_copy(update={"max_steps": 500, "eval_every": 1, "save_every": 0, "batch_size": 1})
+    config = base.model_copy(
+        update={
+            "training": training,
+            "data": base.data.model_copy(update={"validation_fraction": 0.5}),
+            "evaluation": base.evaluation.model_copy(update={"prompts": ()}),
+        }
+    )
+    manager = JobManager(demo_settings)
+    run = manager.start(config)
+    wait_until(lambda: RunFacts(run.events).refresh().evals[1:], timeout=120, what="two evaluations")
+    manager.stop(run.run_id)
+    assert wait_for_end(manager, run, timeout=30).status == "stopped"
+    facts = RunFacts(run.events).refresh()
+    assert len(facts.evals) == len(facts.steps) - 1, "the last evaluation was not ended early"
+    assert [path.name for path in run.checkpoints.iterdir()] == [f"checkpoint-{facts.steps[-1]['step']}"]
+
+
+@pytest.mark.train
 def test_a_stop_after_the_last_step_does_not_lose_the_model(demo_settings: Settings) -> None:
     """The last evaluation is long; whoever stops then has a whole training behind him."""
     base = recipes.try_it()
