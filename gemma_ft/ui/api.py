@@ -5,8 +5,6 @@ Promises plain JSON in and out, and our errors as the message of the client's ex
 
 from __future__ import annotations
 
-from typing import Any
-
 import gradio as gr
 
 from gemma_ft.config import parse_config
@@ -17,8 +15,6 @@ from gemma_ft.sampling import Sampling
 from gemma_ft.ui.playground import ready_run
 from gemma_ft.ui.services import Services
 from gemma_ft.ui.wiring import shows_errors
-
-Json = dict[str, Any]
 
 
 def add_api(services: Services) -> None:

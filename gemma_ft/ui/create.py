@@ -162,7 +162,6 @@ def _model_step(form: Form) -> None:
 def _data_step(form: Form, services: Services, steps: gr.Walkthrough) -> None:
     form["data.source"].render()
     form["data.id"].render()
-    form["data.path"].visible = False
     with gr.Column(visible=False) as own:
         upload = gr.File(
             label="Your file (.jsonl or .json)", file_types=[".jsonl", ".json"], height=140, elem_id="data-upload"

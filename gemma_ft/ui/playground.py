@@ -82,6 +82,11 @@ def build_playground(services: Services, tab: gr.Tab, dashboard: Dashboard, toke
         value = selected if selected in [run_id for _, run_id in names] else (names[0][1] if names else None)
         return gr.update(choices=names, value=value, info="Newest first." if names else NO_RUNS)
 
+    def opened(selected: str | None) -> Any:
+        if runs_to_chat_with(services) and services.manager.active() is None:
+            services.engine.warm()  # so that the first answer need not wait for PyTorch
+        return choices(selected)
+
     def open_with(run_id: str) -> tuple[Any, Any]:
         return choices(run_id), gr.Tabs(selected="playground")
 
@@ -100,7 +105,7 @@ def build_playground(services: Services, tab: gr.Tab, dashboard: Dashboard, toke
     for forget in (page.clear.click, page.run.change):
         forget(lambda: ([], []), None, [page.base, page.tuned], **QUIET)
     page.surprise.click(pick_question, page.run, page.question, **QUIET)
-    tab.select(choices, page.run, page.run, **QUIET)
+    tab.select(opened, page.run, page.run, **QUIET)
     dashboard.to_playground.click(open_with, dashboard.shown_run, [page.run, tabs], **QUIET)
 
 
