@@ -190,11 +190,11 @@ def _data_step(form: Form, services: Services, steps: gr.Walkthrough) -> None:
         column_widths=["28%", "72%"],
         elem_id="data-preview",
     )
-    inputs = [component for path, component in form.inputs.items() if path.startswith("data.")]
+    inputs = {path: component for path, component in form.inputs.items() if path.startswith("data.")}
 
     @shows_errors
     def look(*held: Any) -> tuple[str, list[list[str]]]:
-        return look_at_data(services, form, dict(zip([c.elem_id for c in inputs], held, strict=True)))
+        return look_at_data(services, form.nest(dict(zip(inputs, held, strict=True))))
 
     def switch(source: str) -> tuple[Any, Any]:
         return gr.update(visible=source == "example"), gr.update(visible=source == "file")
@@ -205,13 +205,12 @@ def _data_step(form: Form, services: Services, steps: gr.Walkthrough) -> None:
 
     form["data.source"].change(switch, form["data.source"], [form["data.id"], own], **QUIET)
     upload.change(keep, upload, form["data.path"], **QUIET)
-    gr.on([steps.change, *(component.change for component in inputs)], look, inputs, [found, table], **QUIET)
+    changes = [steps.change, *(component.change for component in inputs.values())]
+    gr.on(changes, look, list(inputs.values()), [found, table], **QUIET)
 
 
-def look_at_data(services: Services, form: Form, held: dict[str, Any]) -> tuple[str, list[list[str]]]:
-    """Return what was found in the data, in Markdown, and its first rows."""
-    defaults = form.show(try_it())
-    values = form.values([held.get(c.elem_id, d) for c, d in zip(form.components, defaults, strict=True)])
+def look_at_data(services: Services, values: dict[str, Any]) -> tuple[str, list[list[str]]]:
+    """Return what was found in the data that a config's values name, in Markdown, and its first rows."""
     try:
         config = parse_config(values)
         services.admit(config)

@@ -58,12 +58,16 @@ class Form:
         return list(self.inputs.values())
 
     def values(self, held: Sequence[Any]) -> dict[str, Any]:
-        """Return what the inputs hold as the nested values of a config; not yet checked."""
+        """Return what all inputs hold, in order, as the nested values of a config; not yet checked."""
+        return self.nest(dict(zip(self._declared, held, strict=True)))
+
+    def nest(self, held: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what some inputs hold, by their knobs' names, as the nested values of a config; not yet checked."""
         nested: dict[str, Any] = {}
-        for (path, declared), value in zip(self._declared.items(), held, strict=True):
+        for path, value in held.items():
             section, _, name = path.rpartition(".")
             place = nested.setdefault(section, {}) if section else nested
-            place[name] = _from_input(declared, value)
+            place[name] = _from_input(self._declared[path], value)
         return nested
 
     def show(self, config: RunConfig) -> list[Any]:
