@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec
@@ -20,8 +21,9 @@ from typing import Annotated, Any, ParamSpec
 import typer
 
 from gemma_ft import __version__
-from gemma_ft.check import check, plan
-from gemma_ft.config import load_config
+from gemma_ft.check import plan
+from gemma_ft.config import RunConfig, load_config
+from gemma_ft.engine.client import EngineClient
 from gemma_ft.errors import ConfigError, DataError, GemmaFtError, RunNotFound
 from gemma_ft.jobs.manager import JobManager
 from gemma_ft.jobs.spawn import PROJECT_ROOT, own_environment
@@ -67,7 +69,8 @@ def train(
 ) -> None:
     """Start a run and follow it; Ctrl-C stops it and saves, a second Ctrl-C cancels it."""
     config = load_config(config_file)
-    report = check(config, has_token=Settings.from_env().hub_token is not None)
+    with _inspector() as inspector:
+        report = inspector.look(config.model_dump(mode="json"))["report"]
     if not report["ok"]:
         _tell_problems(report["problems"])
         raise typer.Exit(BAD_INPUT)
@@ -83,14 +86,13 @@ def train(
 def check_command(config_file: ConfigFile, as_json: AsJson = False) -> None:
     """Say everything that is wrong with a configuration and its data, without starting anything."""
     config = load_config(config_file)
-    report = check(config, has_token=Settings.from_env().hub_token is not None)
+    with _inspector() as inspector:
+        report = inspector.check(config.model_dump(mode="json"))
     if as_json:
         typer.echo(json.dumps(report, ensure_ascii=False))
     else:
         _tell_problems(report["problems"])
-        if data := report["data"]:
-            steps = plan(config, data["train_rows"])
-            typer.echo(f"{data['train_rows']} rows to train on, {data['validation_rows']} held out, {steps} steps.")
+        _tell_data(config, report)
         typer.echo("Ready to start." if report["ok"] else "Not ready.")
     raise typer.Exit(0 if report["ok"] else BAD_INPUT)
 
@@ -229,6 +231,34 @@ def _tell_problems(problems: list[dict[str, Any]]) -> None:
     for problem in problems:
         row = f"row {problem['row']}: " if problem["row"] else ""
         typer.echo(f"{problem['severity']}: {row}{problem['message']}\n  {problem['fix']}", err=True)
+
+
+@contextmanager
+def _inspector() -> Iterator[EngineClient]:
+    """A process that looks at data, for as long as the block lasts."""
+    settings = Settings.from_env()
+    settings.make_home()
+    environment = own_environment(hub_token=settings.hub_token) | {"GEMMA_FT_HOME": str(settings.home)}
+    inspector = EngineClient(settings.engine_log("check"), environment, PROJECT_ROOT)
+    try:
+        yield inspector
+    finally:
+        inspector.close()
+
+
+def _tell_data(config: RunConfig, report: dict[str, Any]) -> None:
+    """Print the figures of the data and of its X-ray, as far as there are any."""
+    if data := report["data"]:
+        typer.echo("\n".join(data["notes"]), nl=bool(data["notes"]))
+        mapping = ", ".join(f"{part} = {column}" for part, column in data["mapping"].items())
+        typer.echo(f"Format {data['format']} ({mapping}).")
+        steps = plan(config, data["train_rows"])
+        typer.echo(f"{data['train_rows']} rows to train on, {data['validation_rows']} held out, {steps} steps.")
+    if xray := report["xray"]:
+        typer.echo(
+            f"{xray['tokens']:,} tokens in {xray['rows']:,} rows, {xray['supervised_fraction']:.0%} of them trained; "
+            f"{xray['truncated_rows']:,} rows are cut at {xray['max_length']:,} tokens."
+        )
 
 
 def _tell_state_error(state: RunState) -> None:

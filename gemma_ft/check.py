@@ -1,25 +1,29 @@
 """Everything that can be known to be wrong with a run before it starts.
 
 Promises one report with every problem found, each with a remedy, and the figures of the data as the trainer will see
-them (the trainer prepares the data with the same function). Loads no model and asks no network.
+them (the trainer prepares the data with the same functions). Loads no model.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from gemma_ft.config import RunConfig
-from gemma_ft.data.formats import Problem
-from gemma_ft.data.prepare import PreparedData, prepare
+from gemma_ft.data.prepare import Survey, require_usable
+from gemma_ft.data.problems import Problem
 from gemma_ft.errors import DataError, GemmaFtError
 
 Report = dict[str, Any]
 
 
-def check(config: RunConfig, *, has_token: bool) -> Report:
-    """Return `ok`, `problems`, and the figures of the `data` (`None` when it cannot be read)."""
+def check(config: RunConfig, *, has_token: bool, look: Callable[[], Survey]) -> Report:
+    """Return `ok`, `problems`, and the figures of the `data` (`None` when it cannot be read).
+
+    `look` surveys the config's data and may raise `DataError`.
+    """
     problems = []
     if config.publish.repo and not has_token:
         fix = "Give a token with write access, or leave the repository empty."
@@ -27,11 +31,14 @@ def check(config: RunConfig, *, has_token: bool) -> Report:
     if config.model.is_path and not Path(config.model.id).is_dir():
         problems.append(_error("model", f"There is no folder {config.model.id}.", "Check the path of the model."))
     try:
-        data = prepare(config.data)
+        found = look()
     except DataError as exc:
         return _report([*problems, _problem(exc)], None)
-    dropped = [Problem(**{**asdict(problem), "severity": "warning"}) for problem in data.problems]
-    return _report([*problems, *dropped], data)
+    try:
+        require_usable(found, drop_bad_rows=config.data.drop_bad_rows)
+    except DataError as exc:
+        return _report([*problems, _problem(exc), *found.problems], found)
+    return _report([*problems, *(replace(problem, severity="warning") for problem in found.problems)], found)
 
 
 def refused(exc: GemmaFtError) -> Report:
@@ -48,19 +55,29 @@ def plan(config: RunConfig, train_rows: int) -> int:
     return max(1, -(-int(per_epoch * training.epochs * 1000) // 1000))
 
 
-def _report(problems: list[Problem], data: PreparedData | None) -> Report:
+def describe(found: Survey) -> dict[str, Any]:
+    """Return the figures of data as plain values."""
+    return {
+        "format": found.format,
+        "columns": list(found.columns),
+        "mapping": found.mapping,
+        "rows": found.rows,
+        "kept": found.kept,
+        "dropped": found.bad_rows,
+        "train_rows": found.train_rows,
+        "validation_rows": found.validation_rows,
+        "complete": found.complete,
+        "total": found.total,
+        "notes": list(found.notes),
+        "counts": found.counts,
+    }
+
+
+def _report(problems: list[Problem], found: Survey | None) -> Report:
     return {
         "ok": not any(problem.severity == "error" for problem in problems),
         "problems": [asdict(problem) for problem in problems],
-        "data": data
-        and {
-            "format": data.format,
-            "rows": data.rows,
-            "kept": data.kept,
-            "dropped": len(data.problems),
-            "train_rows": len(data.train),
-            "validation_rows": len(data.validation),
-        },
+        "data": found and describe(found),
     }
 
 

@@ -22,6 +22,8 @@ from pydantic.fields import FieldInfo
 from gemma_ft.errors import ConfigError
 
 DEMO_MODEL = "demo/gemma-3-tiny"
+Format = Literal["messages", "sharegpt", "alpaca", "prompt_completion", "text", "translation", "preference"]
+"""The shapes of rows that `data/formats.py` reads."""
 REPO_NAME = re.compile(r"^([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*$")
 
 
@@ -78,18 +80,29 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """What it learns from."""
 
-    source: Literal["example", "file"] = knob("example", "Bundled example rows, or a file of your own.")
-    id: str | None = knob("capitals", "Name of the bundled example.")
-    path: str | None = knob(None, "The file, for the source `file`: JSON Lines (.jsonl) or a JSON array (.json).")
-    format: Literal["auto", "messages", "prompt_completion"] = knob("auto", "Shape of the rows; auto looks at them.")
-    columns: dict[str, str] = knob({}, "Which of your columns holds `messages`, or `prompt` and `completion`.")
-    validation_fraction: float = knob(0.1, "Share of the rows held out to measure progress.", ge=0, le=0.5)
+    source: Literal["example", "file", "hub", "tfds"] = knob(
+        "example", "Bundled rows, a file, a data set on the Hugging Face Hub, or one of TensorFlow Datasets."
+    )
+    id: str | None = knob("capitals", "Name of the example, or of the data set on the Hub or in TensorFlow Datasets.")
+    config: str | None = knob(None, "Configuration of a data set that has several, such as `en`.")
+    split: str = knob("train", "What to train on, with slices: `train`, `train[:10%]`, `train+test`.", min_length=1)
+    revision: str | None = knob(None, "Branch, tag or commit of a data set on the Hub; empty means main.")
+    path: str | None = knob(
+        None, "The file: .jsonl, .json, .csv, .tsv, .parquet or .txt, also gzipped; or a folder prepared by TFDS."
+    )
+    format: Literal["auto", Format] = knob("auto", "Shape of the rows; auto looks at them.")
+    columns: dict[str, str] = knob({}, "Which of your columns holds what, such as `prompt: question`; empty finds out.")
+    validation_fraction: float = knob(
+        0.1, "Share of the rows held out to measure progress, unless there is a split or file for that.", ge=0, le=0.5
+    )
+    validation_split: str | None = knob(None, "A split of the data set to measure progress with, such as `validation`.")
+    validation_path: str | None = knob(None, "A second file to measure progress with.")
     max_rows: int | None = knob(None, "Use at most this many rows; empty (0 on the page) means all.", unit="rows", ge=2)
     shuffle: bool = knob(True, "Mix the rows before they are split.")
     seed: int = knob(42, "Seed of the mixing and the split.", ge=0)
     drop_bad_rows: bool = knob(False, "Leave out rows that cannot be used instead of refusing to start.")
 
-    @field_validator("path")
+    @field_validator("path", "validation_path")
     @classmethod
     def _path_is_whole(cls, path: str | None) -> str | None:
         return _expanded(path) if path else None
@@ -98,15 +111,24 @@ class DataConfig(Section):
     def _source_is_complete(self) -> Self:
         if self.source == "file" and not self.path:
             raise ValueError("path is missing: the source `file` needs the file to read")
-        if self.source == "example" and not self.id:
-            raise ValueError("id is missing: the source `example` needs the name of an example")
+        if self.source in ("example", "hub") and not self.id:
+            raise ValueError(f"id is missing: the source `{self.source}` needs the name of the data set")
+        if self.source == "tfds" and not (self.id or self.path):
+            raise ValueError("id is missing: the source `tfds` needs the name of a data set, or the path of a folder")
+        if self.validation_split and self.source not in ("hub", "tfds"):
+            raise ValueError(f"validation_split: the source `{self.source}` has no splits; use validation_fraction")
+        if self.validation_path and self.source != "file":
+            raise ValueError("validation_path goes with the source `file`; use validation_split instead")
         return self
 
 
 class MethodConfig(Section):
     """How the weights may change."""
 
-    objective: Literal["sft"] = knob("sft", "Supervised fine-tuning: learn to give the answers in the data.")
+    objective: Literal["sft", "dpo"] = knob(
+        "sft", "Supervised tuning (sft) learns the answers in the data; dpo learns which of two answers is better."
+    )
+    beta: float = knob(0.1, "How firmly DPO stays with the base model's answers.", gt=0, le=10)
     adapter: Literal["lora", "none"] = knob("lora", "LoRA trains a small adapter; none trains every weight.")
     rank: int = knob(16, "Width of the LoRA matrices; more can hold more, and costs more memory.", ge=1, le=256)
     alpha: int = knob(32, "Strength of the adapter, often twice the rank.", ge=1, le=512)
@@ -221,9 +243,9 @@ def load_config(path: Path) -> RunConfig:
         raise ConfigError(f"{path} holds no settings.", "Write `name: ...`, `model: ...` and so on; see examples/.")
     config = parse_config(values)
     beside = path.resolve().parent
-    if config.data.path is not None:
-        data = config.data.model_copy(update={"path": str(beside / config.data.path)})
-        config = config.model_copy(update={"data": data})
+    given = {name: getattr(config.data, name) for name in ("path", "validation_path")}
+    paths = {name: str(beside / path) for name, path in given.items() if path is not None}
+    config = config.model_copy(update={"data": config.data.model_copy(update=paths)})
     if config.model.id.startswith("."):
         model = config.model.model_copy(update={"id": str((beside / config.model.id).resolve())})
         config = config.model_copy(update={"model": model})

@@ -43,9 +43,13 @@ class Settings:
         return self.home / "models"
 
     @property
-    def engine_log(self) -> Path:
-        """What the engine process prints, for when it fails."""
-        return self.home / "engine.log"
+    def datasets(self) -> Path:
+        """The folder where data sets of TensorFlow are prepared."""
+        return self.home / "datasets"
+
+    def engine_log(self, name: str) -> Path:
+        """What an engine process prints, for when it fails."""
+        return self.home / f"{name}.log"
 
     def make_home(self) -> None:
         """Create the home if need be. Raises `ConfigError` when that cannot be done or nothing can be written there."""

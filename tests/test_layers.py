@@ -29,19 +29,22 @@ WORDS = {
 TORCH = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers"}
 MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     **{word: (WORDS, {"pydantic", "annotated_types", "yaml"}) for word in WORDS},
-    "data": (WORDS, {"datasets"}),
+    "data": (
+        WORDS | {"hub"},
+        {"datasets", "huggingface_hub", "numpy", "pyarrow", "fsspec", "tensorflow_datasets"},
+    ),
     "estimate": (WORDS, set()),
     "monitor": (WORDS, {"psutil", "pynvml"}),
     "jobs": (WORDS | {"monitor"}, {"psutil", "filelock"}),
     "hub": (WORDS, {"huggingface_hub"}),
     "check": (WORDS | {"data", "estimate", "hub"}, set()),
-    "train": (WORDS | {"data", "hub"}, TORCH | {"huggingface_hub", "filelock"}),
-    "engine": (WORDS | {"data", "train"}, TORCH),
+    "train": (WORDS | {"data", "hub"}, TORCH | {"huggingface_hub", "filelock", "jinja2"}),
+    "engine": (WORDS | {"data", "train", "check"}, TORCH),
     "ui": (
         WORDS | {"data", "estimate", "jobs", "monitor", "hub", "check", "engine.client"},
         {"gradio", "plotly", "starlette", "pydantic", "annotated_types"},
     ),
-    "__main__": (WORDS | {"jobs", "monitor", "check"}, {"typer"}),
+    "__main__": (WORDS | {"jobs", "monitor", "check", "engine.client"}, {"typer"}),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -103,6 +106,7 @@ def test_the_engine_client_needs_only_the_standard_library() -> None:
     [
         ("app", "torch"),
         ("app", "transformers"),
+        ("app", "datasets"),
         ("gemma_ft.__main__", "torch"),
         ("gemma_ft.__main__", "gradio"),
         ("gemma_ft.jobs.supervisor", "torch"),
@@ -114,7 +118,9 @@ def test_a_fresh_interpreter_does_not_load(module: str, forbidden: str) -> None:
 
 
 @pytest.mark.train
-@pytest.mark.parametrize("module", ["gemma_ft.train.__main__", "gemma_ft.train.tuning", "gemma_ft.engine.chat"])
+@pytest.mark.parametrize(
+    "module", ["gemma_ft.train.__main__", "gemma_ft.train.tuning", "gemma_ft.engine.chat", "gemma_ft.engine.data_room"]
+)
 def test_the_children_do_not_load_gradio(module: str) -> None:
     assert loads(module, "gradio") == "False"
 

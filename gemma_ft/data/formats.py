@@ -1,135 +1,212 @@
-"""Rows of a person's data become chat messages, or a problem with a number and a remedy.
+"""One row becomes one sample, by the rules of its format.
 
-Promises that every row is looked at, that nothing is turned into text that was not text, and that a problem names the
-row (counted from 1), the column, the value and what to do. Knows the shapes `messages` (a list of {role, content})
-and `prompt_completion` (two text columns). Reads no files.
+Promises that nothing is added to what the row says and nothing left out, except that an Alpaca `input` and a `context`
+stand in front of or behind the question after a blank line. Raises `BadRow` with the column, the value and a remedy for
+a row that cannot be used.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+import re
+from collections.abc import Callable
+from typing import Any
 
-from gemma_ft.errors import DataError
+from gemma_ft.config import Format
+from gemma_ft.data.columns import MISSING, Layout, value_at
+from gemma_ft.data.problems import BadRow, shown
+from gemma_ft.data.samples import Conversation, Message, Pair, Sample
+from gemma_ft.data.source import Row
+from gemma_ft.data.turns import check_turns, is_turns, read_turns, text_of, tools_as_text, with_system
 
-Message = dict[str, str]
-Conversation = list[Message]
-Row = Mapping[str, Any]
-Format = Literal["messages", "prompt_completion"]
-
-COLUMNS: dict[Format, tuple[str, ...]] = {
-    "messages": ("messages",),
-    "prompt_completion": ("prompt", "completion"),
-}
-ROLES = {"user": "user", "human": "user", "assistant": "assistant", "model": "assistant", "system": "system"}
+LONGEST_ROW = 2_000_000
+"""Characters; some 500,000 tokens, twice the longest context of any Gemma."""
+DIALOGUE = re.compile(r"\n\n(Human|Assistant): ?")
+"""How the Anthropic preference data writes who speaks."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Problem:
-    """One thing that is wrong with the data or the configuration, in the terms of the person who must mend it."""
+class RowReader:
+    """Reads rows of one layout; `notes` gathers remarks on what had to be rewritten."""
 
-    severity: Literal["error", "warning"]
-    kind: str
-    message: str
-    fix: str
-    row: int | None = None
-    column: str | None = None
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._read = READERS[layout.format]
+        self.notes: set[str] = set()
+
+    def __call__(self, row: Row) -> Sample:
+        """Return the row as a sample. Raises `BadRow`."""
+        sample = self._read(self, row)
+        if (length := _characters(sample)) > LONGEST_ROW:
+            message = f"The row has {length:,} characters; at most {LONGEST_ROW:,} can be used."
+            raise BadRow("too_long", None, message, "Split it into several rows.")
+        return sample
+
+    def column(self, part: str) -> str:
+        """Return the column that holds a part of the row, or an empty text."""
+        return self._layout.columns.get(part, "")
+
+    def value(self, row: Row, part: str) -> Any:
+        """Return what the row holds for a part that it must have. Raises `BadRow`."""
+        value = value_at(row, self.column(part))
+        if value is MISSING:
+            have = ", ".join(map(str, row)) or "none"
+            message = f"The column {self.column(part)!r} is missing; this row has: {have[:200]}."
+            raise BadRow("missing_column", self.column(part), message, "Add it.")
+        return value
+
+    def text(self, row: Row, part: str) -> str:
+        """Return the text that the row holds for a part that it must have. Raises `BadRow`."""
+        return text_of(self.value(row, part), self.column(part))
+
+    def optional(self, row: Row, part: str) -> str | None:
+        """Return the text for a part that may be absent or empty. Raises `BadRow` for what is no text."""
+        value = value_at(row, self.column(part)) if self.column(part) else MISSING
+        if value is MISSING or value is None or (isinstance(value, str) and not value.strip()):
+            return None
+        if isinstance(value, dict) and isinstance(value.get("parts"), list):
+            return str(read_turns([{**value, "role": "system"}], self.column(part), self.notes)[0]["content"])
+        return text_of(value, self.column(part))
 
 
-class BadRow(Exception):
-    """A row that cannot be used; carries kind, column, message and fix for a `Problem`."""
+def _messages(read: RowReader, row: Row) -> Sample:
+    turns = read_turns(read.value(row, "messages"), read.column("messages"), read.notes)
+    system = read.optional(row, "system")
+    tools = tools_as_text(value_at(row, read.column("tools")), read.notes) if read.column("tools") else None
+    if tools and turns and turns[0]["role"] == "system":
+        turns[0]["content"] += f"\n\n{tools}"
+    elif tools:
+        system = f"{system}\n\n{tools}" if system else tools
+    return check_turns(with_system(turns, system), read.column("messages"))
 
-    def __init__(self, kind: str, column: str, message: str, fix: str) -> None:
-        super().__init__(message)
-        self.kind, self.column, self.message, self.fix = kind, column, message, fix
 
-
-def detect_format(rows: Sequence[Row], columns: Mapping[str, str]) -> Format:
-    """Return the format whose columns the first rows have. Raises `DataError` that lists the columns found."""
-    found = {name for row in rows[:100] for name in row}
-    for format_name, needed in COLUMNS.items():
-        if all(columns.get(name, name) in found for name in needed):
-            return format_name
-    listed = ", ".join(sorted(found)) or "none"
-    raise DataError(
-        f"The columns found ({listed}) fit no known format.",
-        "Name the columns `messages`, or `prompt` and `completion`, or map yours to these under `data.columns`.",
+def _alpaca(read: RowReader, row: Row) -> Sample:
+    parts = [read.text(row, "instruction"), read.optional(row, "input")]
+    return _exchange(
+        "\n\n".join(part for part in parts if part), read.text(row, "output"), read.optional(row, "system")
     )
 
 
-def read_conversations(
-    rows: Iterable[Row], format_name: Format, columns: Mapping[str, str]
-) -> tuple[list[Conversation], list[Problem]]:
-    """Return the usable rows as conversations, in order, and one problem for each of the others."""
-    conversations: list[Conversation] = []
-    problems: list[Problem] = []
-    for number, row in enumerate(rows, start=1):
-        try:
-            conversations.append(_read_row(row, format_name, columns))
-        except BadRow as bad:
-            problems.append(
-                Problem(
-                    severity="error",
-                    kind=bad.kind,
-                    message=bad.message,
-                    fix=bad.fix,
-                    row=number,
-                    column=bad.column,
-                )
-            )
-    return conversations, problems
+def _prompt_completion(read: RowReader, row: Row) -> Sample:
+    system = read.optional(row, "system")
+    prompt, completion = read.value(row, "prompt"), read.value(row, "completion")
+    if is_turns(prompt) or is_turns(completion):
+        turns = [
+            *_as_turns(prompt, read.column("prompt"), "user", read.notes),
+            *_as_turns(completion, read.column("completion"), "assistant", read.notes),
+        ]
+        return check_turns(with_system(turns, system), read.column("completion"))
+    parts = [read.optional(row, "context"), text_of(prompt, read.column("prompt"))]
+    asked = "\n\n".join(part for part in parts if part)
+    return _exchange(asked, text_of(completion, read.column("completion")), system)
 
 
-def _read_row(row: Row, format_name: Format, columns: Mapping[str, str]) -> Conversation:
-    values = {name: _value(row, columns.get(name, name)) for name in COLUMNS[format_name]}
-    if format_name == "messages":
-        return _check_turns(_messages(values["messages"], columns.get("messages", "messages")))
-    prompt = _text(values["prompt"], columns.get("prompt", "prompt"))
-    completion = _text(values["completion"], columns.get("completion", "completion"))
-    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+def _translation(read: RowReader, row: Row) -> Sample:
+    return _exchange(read.text(row, "source"), read.text(row, "target"), read.optional(row, "system"))
 
 
-def _value(row: Row, column: str) -> Any:
-    if column not in row:
-        have = ", ".join(row) or "none"
-        raise BadRow("missing_column", column, f"The column {column!r} is missing; this row has: {have}.", "Add it.")
-    return row[column]
+def _text(read: RowReader, row: Row) -> Sample:
+    return read.text(row, "text")
 
 
-def _text(value: Any, column: str) -> str:
-    if not isinstance(value, str):
-        shown = json.dumps(value, ensure_ascii=False, default=str)[:80]
-        message = f"{column!r} is {type(value).__name__} ({shown}), not text."
-        raise BadRow("not_text", column, message, "Write it as text in quotes.")
-    if not value.strip():
-        raise BadRow("empty_text", column, f"{column!r} is empty.", "Fill it in or leave the row out.")
-    return value
+def _preference(read: RowReader, row: Row) -> Sample:
+    chosen, rejected = read.value(row, "chosen"), read.value(row, "rejected")
+    prompt = value_at(row, read.column("prompt")) if read.column("prompt") else MISSING
+    names = (read.column("chosen"), read.column("rejected"))
+    if is_turns(chosen) or is_turns(rejected):
+        both = zip((chosen, rejected), names, strict=True)
+        answers = tuple(_as_turns(value, name, "assistant", read.notes) for value, name in both)
+        shared = _shared(answers[0], answers[1])
+        before = answers[0][:shared]
+        if not before and prompt not in (MISSING, None):
+            before = _as_turns(prompt, read.column("prompt"), "user", read.notes)
+        rest = tuple(answer[shared:] for answer in answers)
+    elif prompt not in (MISSING, None):
+        before = _as_turns(prompt, read.column("prompt"), "user", read.notes)
+        rest = (_answer(chosen, names[0]), _answer(rejected, names[1]))
+    else:
+        before, rest = _without_prompt(text_of(chosen, names[0]), text_of(rejected, names[1]))
+    return _pair(with_system(before, read.optional(row, "system")), rest, names)
 
 
-def _messages(value: Any, column: str) -> Conversation:
-    if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
-        shape = f"{column!r} is {type(value).__name__}, not a list of messages."
-        raise BadRow("not_messages", column, shape, 'Write [{"role": "user", "content": "..."}, ...].')
-    turns = []
-    for place, turn in enumerate(value, start=1):
-        role = ROLES.get(str(turn.get("role")))
-        if role is None:
-            message = f"Message {place} has the role {turn.get('role')!r}."
-            raise BadRow("unknown_role", column, message, f"Use one of: {', '.join(ROLES)}.")
-        turns.append({"role": role, "content": _text(turn.get("content"), f"{column}[{place}].content")})
-    return turns
+def _pair(before: Conversation, rest: tuple[Conversation, ...], names: tuple[str, str]) -> Pair:
+    """Return the pair if both answers are one assistant's turn after the same question. Raises `BadRow`."""
+    if rest[0] == rest[1]:
+        message = (
+            f"The chosen and the rejected answer are the same: {shown(rest[0][-1]['content'] if rest[0] else '')}."
+        )
+        raise BadRow("same_answers", names[1], message, "Change one of them.")
+    if not before or before[-1]["role"] != "user":
+        message = f"{names[0]!r} and {names[1]!r} do not begin with the same question."
+        raise BadRow("no_prompt", names[0], message, "Add a column `prompt` with the question.")
+    for answer, name in zip(rest, names, strict=True):
+        if [turn["role"] for turn in answer] != ["assistant"]:
+            roles = " ".join(turn["role"] for turn in answer) or "nothing"
+            message = f"{name!r} goes on with {roles} after the shared question, not with one answer."
+            raise BadRow("roles", name, message, "Let both differ in the last answer only.")
+    check_turns([*before, rest[0][0]], names[0])
+    return Pair(before, rest[0][0], rest[1][0])
 
 
-def _check_turns(turns: Conversation) -> Conversation:
-    """Check that user and assistant take turns, a system message at most first, and an assistant has the last word."""
-    spoken = turns[1:] if turns and turns[0]["role"] == "system" else turns
-    expected = ("user", "assistant")
-    for place, turn in enumerate(spoken):
-        if turn["role"] != expected[place % 2]:
-            message = f"The roles do not alternate: {' '.join(turn['role'] for turn in turns)}."
-            raise BadRow("roles", "messages", message, "Let user and assistant take turns, the user first.")
-    if len(spoken) < 2 or len(spoken) % 2:
-        raise BadRow("no_answer", "messages", "There is no assistant's answer at the end.", "Add the answer to learn.")
-    return turns
+def _without_prompt(chosen: str, rejected: str) -> tuple[Conversation, tuple[Conversation, ...]]:
+    """Split two texts that begin with the same question: by who speaks, else where the words begin to differ."""
+    talks = tuple(_dialogue(text) for text in (chosen, rejected))
+    if all(talks):
+        shared = _shared(talks[0], talks[1])
+        return talks[0][:shared], tuple(talk[shared:] for talk in talks)
+    same = next((place for place, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), 0)
+    begin = chosen[:same]
+    cut = max(begin.rfind(mark) + 1 for mark in " \n\t")
+    if not begin[:cut].strip() or chosen == rejected:
+        return [], ([{"role": "assistant", "content": chosen}], [{"role": "assistant", "content": rejected}])
+    asked = [{"role": "user", "content": begin[:cut].strip()}]
+    return asked, (_answer(chosen[cut:], "chosen"), _answer(rejected[cut:], "rejected"))
+
+
+def _dialogue(text: str) -> Conversation:
+    """Return the turns of a text like `\\n\\nHuman: ... \\n\\nAssistant: ...`, or none if it is no such text."""
+    pieces = DIALOGUE.split(text if text.startswith("\n\n") else f"\n\n{text}")
+    if pieces[0].strip() or len(pieces) < 5:
+        return []
+    roles = ("user" if name == "Human" else "assistant" for name in pieces[1::2])
+    return [{"role": role, "content": said.strip()} for role, said in zip(roles, pieces[2::2], strict=True)]
+
+
+def _shared(one: Conversation, other: Conversation) -> int:
+    """Return how many turns both begin with."""
+    same = 0
+    while same < min(len(one), len(other)) and one[same] == other[same]:
+        same += 1
+    return same
+
+
+def _as_turns(value: Any, column: str, role: str, notes: set[str]) -> Conversation:
+    """Return a list of messages, or a text as one message of this role."""
+    if is_turns(value):
+        return read_turns(value, column, notes)
+    return [{"role": role, "content": text_of(value, column)}]
+
+
+def _answer(value: Any, column: str) -> Conversation:
+    return [{"role": "assistant", "content": text_of(value, column)}]
+
+
+def _exchange(asked: str, answered: str, system: str | None) -> Conversation:
+    turns: list[Message] = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    return with_system(turns, system)
+
+
+def _characters(sample: Sample) -> int:
+    if isinstance(sample, str):
+        return len(sample)
+    turns = [*sample.prompt, sample.chosen, sample.rejected] if isinstance(sample, Pair) else sample
+    return sum(len(turn["content"]) for turn in turns)
+
+
+READERS: dict[Format, Callable[[RowReader, Row], Sample]] = {
+    "messages": _messages,
+    "sharegpt": _messages,
+    "alpaca": _alpaca,
+    "prompt_completion": _prompt_completion,
+    "translation": _translation,
+    "text": _text,
+    "preference": _preference,
+}

@@ -1,71 +1,46 @@
-"""Where rows come from: bundled examples, and files.
+"""Where rows come from: bundled examples, files, the Hugging Face Hub, TensorFlow Datasets.
 
-Promises rows as plain dictionaries in the file's order, or a `DataError` with the line at fault. Reads JSON Lines
-(`.jsonl`) and JSON arrays (`.json`), UTF-8 with or without a byte order mark. Does not judge the rows.
+Promises a `Source` for the split to train on, and one to measure with where the configuration names it. With
+`sample_rows`, only so many rows of a data set that is not on this machine are fetched.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from gemma_ft.config import DataConfig
+from gemma_ft.data.files import open_file
+from gemma_ft.data.hub_datasets import open_hub
+from gemma_ft.data.source import Source
+from gemma_ft.data.tfds import open_tfds
 from gemma_ft.errors import DataError
 
 BUNDLED = Path(__file__).parent / "bundled"
 EXAMPLES = {"capitals": "capitals.jsonl"}
 
 
-def read_rows(data: DataConfig) -> list[dict[str, Any]]:
-    """Return all rows of the configured source. Raises `DataError` when it is missing, unreadable or empty."""
-    path = source_path(data)
-    if path.suffix not in (".json", ".jsonl"):
-        raise DataError(f"{path.name} is no .jsonl or .json file.", "Save the data as JSON Lines or as a JSON array.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as exc:
-        raise DataError(f"There is no file {path}.", "Check the path, or upload the file again.") from exc
-    except (OSError, UnicodeDecodeError) as exc:
-        raise DataError(f"{path.name} cannot be read as UTF-8 text: {exc}.", "Save it as UTF-8.") from exc
-    rows = list(_json_array(text, path.name) if path.suffix == ".json" else _json_lines(text, path.name))
-    if not rows:
-        raise DataError(f"{path.name} holds no rows.", "Put at least two rows in it.")
-    return rows
+def open_sources(
+    data: DataConfig, *, hub_token: str | None, folder: Path, sample_rows: int | None
+) -> tuple[Source, Source | None]:
+    """Return the source to train on, and the one to measure with or `None`.
 
-
-def source_path(data: DataConfig) -> Path:
-    """Return the file behind a source. Raises `DataError` for an example that does not exist."""
+    `folder` is where data sets are prepared. Raises `DataError`.
+    """
+    if data.source == "example":
+        return open_file(_example(data.id)), None
     if data.source == "file":
-        return Path(data.path or "")
-    if data.id not in EXAMPLES:
-        raise DataError(f"There is no bundled example {data.id!r}.", f"The examples are: {', '.join(EXAMPLES)}.")
-    return BUNDLED / EXAMPLES[data.id]
+        measured = open_file(Path(data.validation_path)) if data.validation_path else None
+        return open_file(Path(data.path or "")), measured
+
+    def open_split(split: str) -> Source:
+        if data.source == "hub":
+            return open_hub(data, split, token=hub_token, sample_rows=sample_rows)
+        return open_tfds(data, split, folder=folder, sample_rows=sample_rows)
+
+    return open_split(data.split), open_split(data.validation_split) if data.validation_split else None
 
 
-def _json_lines(text: str, name: str) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield _object(_parse(line, f"Line {number} of {name}"), f"Line {number} of {name}")
-
-
-def _json_array(text: str, name: str) -> Iterator[dict[str, Any]]:
-    value = _parse(text, name)
-    if not isinstance(value, list):
-        raise DataError(f"{name} holds a {type(value).__name__}, not an array.", "Wrap the rows in [ and ].")
-    for number, row in enumerate(value, start=1):
-        yield _object(row, f"Row {number} of {name}")
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise DataError(f"{where} is not valid JSON: {exc}.", "Mend that place and try again.") from exc
-
-
-def _object(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise DataError(f'{where} is not an object like {{"messages": [...]}}.', "Write one object per row.")
-    return value
+def _example(name: str | None) -> Path:
+    if name not in EXAMPLES:
+        raise DataError(f"There is no bundled example {name!r}.", f"The examples are: {', '.join(EXAMPLES)}.")
+    return BUNDLED / EXAMPLES[name]

@@ -1,9 +1,16 @@
 """`python -m gemma_ft.engine`: answers requests, one JSON object a line, from stdin to stdout.
 
-A request is `{"id": 1, "op": "chat", "run": path, "side": "tuned", "messages": [...], ...}` or `{"id": 1, "op":
-"cancel"}`; the answers carry the same id: any number of `{"event": "text", "text": ...}`, then one `{"event": "end",
-...}` or `{"event": "error", "report": {...}}`. Promises one request at a time, that nothing but answers goes to
-stdout (prints of libraries go to stderr), and that the process ends when stdin does, so it cannot outlive the page.
+A request is one of these, with an `id`; `token` may be added where the Hub is asked:
+
+    {"op": "chat", "run": path, "side": "tuned", "messages": [...], "sampling": {...}}
+    {"op": "look", "config": {...}}         {"op": "xray", "config": {...}, "first": 0, "number": 5}
+    {"op": "search", "text": ...}           {"op": "offers", "dataset": ..., "config": ...}
+    {"op": "cancel"}
+
+The answers carry the same id: any number of `{"event": "text", "text": ...}` or `{"event": "progress", "rows": ...}`,
+then one `{"event": "end", ...}` or `{"event": "error", "report": {...}}`. Promises one request at a time, that nothing
+but answers goes to stdout (prints of libraries go to stderr), and that the process ends when stdin does, so it cannot
+outlive the page.
 """
 
 from __future__ import annotations
@@ -15,6 +22,8 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from gemma_ft.redaction import redact_output
@@ -22,6 +31,10 @@ from gemma_ft.sampling import Sampling
 from gemma_ft.train.failures import explain
 
 Request = dict[str, Any]
+
+
+class Cancelled(Exception):
+    """Ends work on a question whose asker has left."""
 
 
 class Engine:
@@ -44,19 +57,51 @@ class Engine:
 
     def work(self) -> None:
         """Answer requests for ever."""
-        from gemma_ft.engine.chat import ChatRoom
-
-        room = ChatRoom()
         while (request := self._requests.get()) is not None:
             try:
-                self._answer(room, request)
+                fields = self._answer(request)
+            except Cancelled:
+                self._say(request["id"], "end")
             except Exception as exc:  # noqa: BLE001 - the outermost frame of a child: the person asking must hear of it
                 traceback.print_exc()
                 self._say(request["id"], "error", report=explain(exc).model_dump())
+            else:
+                self._say(request["id"], "end", **fields)
 
-    def _answer(self, room: Any, request: Request) -> None:
+    @cached_property
+    def _chat_room(self) -> Any:
+        from gemma_ft.engine.chat import ChatRoom
+
+        return ChatRoom()
+
+    @cached_property
+    def _data_room(self) -> Any:
+        from gemma_ft.engine.data_room import DataRoom
+
+        return DataRoom()
+
+    def _answer(self, request: Request) -> dict[str, Any]:
+        """Return the fields of the `end` of a request."""
+        if request["op"] == "chat":
+            return self._chat(request)
+        from gemma_ft.engine import data_room
+
+        token, progress = _token(request), self._progress(request["id"])
+        if request["op"] == "search":
+            return data_room.search(request["text"], token)
+        if request["op"] == "offers":
+            return data_room.offers(request["dataset"], request["config"], token)
+        found: dict[str, Any]
+        if request["op"] == "look":
+            found = self._data_room.look(request["config"], token, progress)
+        else:
+            page = {"first": request["first"], "number": request["number"]}
+            found = self._data_room.xray(request["config"], token, progress, **page)
+        return found
+
+    def _chat(self, request: Request) -> dict[str, Any]:
         number = request["id"]
-        pair = room.pair(request["run"], request.get("token") or os.environ.get("HF_TOKEN"))
+        pair = self._chat_room.pair(request["run"], _token(request))
         self._say(number, "loaded")
         began = time.monotonic()
         text, tokens = pair.answer(
@@ -66,11 +111,25 @@ class Engine:
             on_text=lambda piece: self._say(number, "text", text=piece),
             should_stop=lambda: number in self._cancelled,
         )
-        self._say(number, "end", text=text, tokens=tokens, seconds=round(time.monotonic() - began, 3))
+        return {"text": text, "tokens": tokens, "seconds": round(time.monotonic() - began, 3)}
+
+    def _progress(self, number: int) -> Callable[[int], None]:
+        """Return what tells how many rows are done, and ends a question that was cancelled."""
+
+        def report(rows: int) -> None:
+            if number in self._cancelled:
+                raise Cancelled
+            self._say(number, "progress", rows=rows)
+
+        return report
 
     def _say(self, number: int, event: str, **fields: Any) -> None:
         self._answers.write(json.dumps({"id": number, "event": event, **fields}).encode() + b"\n")
         self._answers.flush()
+
+
+def _token(request: Request) -> str | None:
+    return request.get("token") or os.environ.get("HF_TOKEN")
 
 
 def main() -> None:

@@ -13,14 +13,15 @@ from typing import Any, Literal
 
 import torch
 
-from gemma_ft.data.formats import Conversation
+from gemma_ft.data.samples import Conversation
 from gemma_ft.errors import EngineError
 from gemma_ft.rundir import RunDir
 from gemma_ft.sampling import Sampling
 from gemma_ft.settings import Settings
 from gemma_ft.train.generation import answer
-from gemma_ft.train.loading import load_model, load_result, load_tokenizer
+from gemma_ft.train.loading import load_model, load_result
 from gemma_ft.train.resolve import resolve_model
+from gemma_ft.train.tokenizer import load_tokenizer
 
 Side = Literal["base", "tuned"]
 

@@ -68,9 +68,59 @@ class EngineClient:
         question. Raises `EngineError`.
         """
         question = {"op": "chat", "run": str(run.path), "side": side, "messages": messages, "token": hub_token}
+        yield from self._ask({**question, "sampling": asdict(sampling)})
+
+    def looking(self, config: Mapping[str, Any], hub_token: str | None = None) -> Iterator[Answer]:
+        """Yield `progress` with the `rows` read so far, and at last what `look` returns. Raises `EngineError`."""
+        return self._ask({"op": "look", "config": config, "token": hub_token})
+
+    def look(self, config: Mapping[str, Any], hub_token: str | None = None) -> Answer:
+        """Return the check's `report` on a config's values, the first rows of its data (`raw`) and their `questions`.
+
+        Raises `EngineError`.
+        """
+        return _last(self.looking(config, hub_token))
+
+    def xray(self, config: Mapping[str, Any], first: int = 0, number: int = 0, hub_token: str | None = None) -> Answer:
+        """Return the X-ray's `figures` for a config's values, and `number` of its `rows` from the `first` on.
+
+        Raises `EngineError`, also for data and models that cannot be used.
+        """
+        asked = {"op": "xray", "config": config, "first": first, "number": number, "token": hub_token}
+        return _last(self._ask(asked))
+
+    def search(self, text: str, hub_token: str | None = None) -> list[str]:
+        """Return the ids of data sets on the Hub whose name holds a text. Raises `EngineError`."""
+        return list(_last(self._ask({"op": "search", "text": text, "token": hub_token}))["ids"])
+
+    def offers(self, dataset_id: str, config: str | None, hub_token: str | None = None) -> Answer:
+        """Return the `configs` of a data set on the Hub, the one that is meant (`config`), and its `splits`.
+
+        Raises `EngineError`.
+        """
+        return _last(self._ask({"op": "offers", "dataset": dataset_id, "config": config, "token": hub_token}))
+
+    def check(self, config: Mapping[str, Any], hub_token: str | None = None) -> Answer:
+        """Return the check's report with the figures of the X-ray as `xray`; `None`, and a warning, without them.
+
+        Raises `EngineError`.
+        """
+        report: Answer = self.look(config, hub_token)["report"]
+        figures = None
+        if report["data"] and report["data"]["train_rows"]:
+            try:
+                figures = self.xray(config, hub_token=hub_token)["figures"]
+            except EngineError as exc:
+                told = {"message": f"No X-ray: {exc.report.what_happened}", "fix": exc.report.what_to_do}
+                problem = {"severity": "warning", "kind": "xray", "row": None, "column": None, **told}
+                report["problems"].append(problem)
+        return {**report, "xray": figures}
+
+    def _ask(self, question: Mapping[str, Any]) -> Iterator[Answer]:
+        """Yield the answers to one question; leaving the iteration early cancels it. Raises `EngineError`."""
         with self._lock:
             engine = self._running()
-        number, answers = engine.ask({**question, "sampling": asdict(sampling)})
+        number, answers = engine.ask(question)
         ended = False
         try:
             while not ended:
@@ -88,6 +138,11 @@ class EngineClient:
         if self._engine is None or self._engine.process.poll() is not None:
             self._engine = _Engine(self._log, self._environment, self._folder)
         return self._engine
+
+
+def _last(answers: Iterator[Answer]) -> Answer:
+    *_, end = answers
+    return end
 
 
 class _Engine:

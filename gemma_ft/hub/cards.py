@@ -29,7 +29,7 @@ TEMPLATE = """---
 
 # {name}
 
-{base} tuned with {method} on {rows} conversations ({data}).
+{base} tuned with {method} on {rows} ({data}).
 
 ## Use
 
@@ -54,7 +54,7 @@ TEMPLATE = """---
 
 def model_card(config: RunConfig, *, rows: int, figures: dict[str, str], repo: str | None = None) -> str:
     """Return the README of the tuned model; `figures` are measured values by their names."""
-    adapter = config.method.adapter != "none"
+    adapter, pairs = config.method.adapter != "none", config.method.objective == "dpo"
     open_licence = (known := find(config.model.id)) is not None and known.licence == "Apache-2.0"
     metadata = ModelCardData(
         base_model=None if config.model.is_path else config.model.id,
@@ -73,8 +73,8 @@ def model_card(config: RunConfig, *, rows: int, figures: dict[str, str], repo: s
         metadata=metadata.to_yaml(),
         name=config.name,
         base=config.model.public_id,
-        method="LoRA" if adapter else "full fine-tuning",
-        rows=rows,
+        method=" and ".join([*(["DPO"] if pairs else []), "LoRA" if adapter else "full fine-tuning"]),
+        rows=f"{rows:,} pairs of a better and a worse answer" if pairs else f"{rows:,} examples",
         data=config.data.id if config.data.source == "example" else "a private file",
         use=(ADAPTER_USE if adapter else FULL_USE).format(repo=repo or "path/to/this/folder"),
         figures="\n".join(f"| {name} | {value} |" for name, value in figures.items()),

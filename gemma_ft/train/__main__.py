@@ -58,9 +58,10 @@ def train(run: RunDir, progress: Progress, control: Control) -> tuple[str, Error
     """Do the whole run; return its outcome, and an error if the result could not be published."""
     config, settings, token = run.config(), Settings.from_env(), os.environ.get("HF_TOKEN")
     progress.phase("reading the data")
-    data = prepare(config.data)
-    if data.problems:
-        progress.warn(f"{len(data.problems)} of {data.rows} rows cannot be used and were left out.")
+    data = prepare(config.data, config.method.objective, hub_token=token, folder=settings.datasets)
+    found = data.survey
+    if found.bad_rows:
+        progress.warn(f"{found.bad_rows:,} of {found.rows:,} rows cannot be used and were left out.")
     repo = None
     if config.publish.repo:
         progress.phase("checking the Hub repository")
@@ -70,7 +71,7 @@ def train(run: RunDir, progress: Progress, control: Control) -> tuple[str, Error
     progress.phase("starting PyTorch")
     from gemma_ft.train.callbacks import Tuned
     from gemma_ft.train.encode import encode_all
-    from gemma_ft.train.loading import load_tokenizer
+    from gemma_ft.train.tokenizer import load_tokenizer
     from gemma_ft.train.tuning import tune
 
     progress.phase("tokenising the data")
@@ -78,8 +79,18 @@ def train(run: RunDir, progress: Progress, control: Control) -> tuple[str, Error
     limit = config.training.max_length
     (rows, lost), (held_out, _) = (encode_all(part, tokenizer, limit) for part in (data.train, data.validation))
     if lost:
-        progress.warn(f"{lost} rows were left out: their answers begin after token {limit}.")
-    progress.fact("data", format=data.format, rows=data.rows, kept=data.kept, train=len(rows), validation=len(held_out))
+        progress.warn(f"{lost:,} rows were left out: within {limit:,} tokens there is nothing in them to learn.")
+    if shortened := sum(row.cut > 0 for row in rows):
+        progress.warn(f"{shortened:,} rows are longer than {limit:,} tokens; what comes after was cut off.")
+    progress.fact(
+        "data",
+        objective=config.method.objective,
+        format=found.format,
+        rows=found.rows,
+        kept=found.kept,
+        train=len(rows),
+        validation=len(held_out),
+    )
 
     def card(tuned: Tuned) -> str:
         measured = {"Training loss at the end": tuned.loss, "Held-out loss at the end": tuned.held_out_loss}

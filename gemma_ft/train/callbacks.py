@@ -25,6 +25,17 @@ from gemma_ft.train.progress import Progress
 log = logging.getLogger("gemma_ft")
 
 KEPT_HISTORY = 10
+REWARD_FIELDS = {
+    "rewards/chosen": "chosen_reward",
+    "rewards/rejected": "rejected_reward",
+    "rewards/margins": "reward_margin",
+    "rewards/accuracies": "reward_accuracy",
+}
+"""DPO's names of what it measures of pairs, and ours.
+
+An answer's reward is how much likelier the tuned model finds it than the base model does (beta times the difference of
+the logarithms); `reward_accuracy` is the share of pairs in which the better answer has the higher reward.
+"""
 STEP_FIELDS = {
     "loss": "loss",
     "learning_rate": "learning_rate",
@@ -33,6 +44,7 @@ STEP_FIELDS = {
     "num_input_tokens_seen": "tokens",
     "mean_token_accuracy": "token_accuracy",
     "entropy": "entropy",
+    **REWARD_FIELDS,
 }
 """The trainer's names of what it measures at a step, and ours."""
 
@@ -84,6 +96,7 @@ class FactsCallback(TrainerCallback):
             "loss": metrics["eval_loss"],
             "token_accuracy": metrics.get("eval_mean_token_accuracy"),
             "seconds": metrics.get("eval_runtime"),
+            **{ours: metrics[f"eval_{name}"] for name, ours in REWARD_FIELDS.items() if f"eval_{name}" in metrics},
         }
         self.tuned = replace(self.tuned, steps=state.global_step, held_out_loss=metrics["eval_loss"])
         self._progress.fact("eval", step=state.global_step, **fields)

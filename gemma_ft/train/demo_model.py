@@ -106,6 +106,12 @@ def build_demo_model(
     tokenizer.save_pretrained(folder)
 
 
+def build_demo_tokenizer(folder: Path) -> None:
+    """Write the demo model's tokenizer alone, which takes about a second; the same that `build_demo_model` writes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _train_tokenizer(_documents()).save_pretrained(folder)
+
+
 def _bundled(name: str) -> str:
     return files("gemma_ft.data").joinpath("bundled", name).read_text(encoding="utf-8")
 

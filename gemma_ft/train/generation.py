@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
 
-from gemma_ft.data.formats import Conversation
+from gemma_ft.data.samples import Conversation
 from gemma_ft.sampling import Sampling
 from gemma_ft.train.encode import encode_prompt
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForCausalLM
 
 from gemma_ft.config import MethodConfig, ModelConfig, RunConfig
 from gemma_ft.errors import ModelError
+from gemma_ft.train.tokenizer import load_tokenizer
 
 LINEAR = r"(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)$"
 AMPERE = (8, 0)
@@ -31,14 +32,6 @@ def precision(wanted: str) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """Return the model's own tokenizer. Raises `ModelError`."""
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as exc:
-        raise ModelError(f"Its tokenizer cannot be loaded: {exc}", "Give a complete model folder.") from exc
-
-
 def load_model(folder: Path, wanted_precision: str) -> Any:
     """Return the model with its weights, on the CPU. Raises `ModelError`."""
     try:
@@ -49,16 +42,17 @@ def load_model(folder: Path, wanted_precision: str) -> Any:
         ) from exc
 
 
-def add_adapter(model: Any, method: MethodConfig) -> Any:
-    """Return the model with a fresh, trainable LoRA adapter; every other weight is frozen."""
-    adapter = LoraConfig(
+def adapter_for(model: Any, method: MethodConfig) -> LoraConfig | None:
+    """Return the adapter that is to be put on the model; `None` when every weight is to be trained."""
+    if method.adapter == "none":
+        return None
+    return LoraConfig(
         task_type="CAUSAL_LM",
         r=method.rank,
         lora_alpha=method.alpha,
         lora_dropout=method.dropout,
         target_modules=adapter_targets(model),
     )
-    return get_peft_model(model, adapter)
 
 
 def adapter_targets(model: Any) -> str:

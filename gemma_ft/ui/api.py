@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gradio as gr
 
+from gemma_ft.check import refused
 from gemma_ft.config import parse_config
 from gemma_ft.engine.client import Side
 from gemma_ft.errors import ConfigError
@@ -23,7 +24,11 @@ def add_api(services: Services) -> None:
 
     @shows_errors
     def check_run(config: dict) -> dict:  # type: ignore[type-arg]
-        return services.check(config, services.settings.hub_token)
+        try:
+            values = services.admitted(config)
+        except ConfigError as exc:
+            return {**refused(exc), "xray": None}
+        return services.inspector.check(values, services.settings.hub_token)
 
     @shows_errors
     def start_run(config: dict) -> str:  # type: ignore[type-arg]

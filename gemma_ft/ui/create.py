@@ -6,23 +6,22 @@ Review with a remedy, and that the form keeps what was typed whatever goes wrong
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
 
 from gemma_ft.catalog import find
-from gemma_ft.check import plan
+from gemma_ft.check import plan, refused
 from gemma_ft.config import DEMO_MODEL, RunConfig, parse_config
-from gemma_ft.data.formats import Conversation
-from gemma_ft.data.prepare import prepare
-from gemma_ft.errors import ConfigError, DataError, GemmaFtError
+from gemma_ft.errors import ConfigError, DataError, EngineError
 from gemma_ft.recipes import try_it
+from gemma_ft.ui.data_step import DataStep, wire_data_step
 from gemma_ft.ui.form import Form
 from gemma_ft.ui.present import count, escape, problems_markdown
 from gemma_ft.ui.services import Services
 from gemma_ft.ui.wiring import QUIET, shows_errors
+from gemma_ft.ui.xray_view import summary
 
 MODEL, DATA, METHOD, REVIEW = 1, 2, 3, 4
 WELCOME = """### Tune a Gemma on your own examples
@@ -30,7 +29,6 @@ Pick a Gemma, bring questions and answers, and watch it learn them on the Dashbo
 Then talk to the base and the tuned model side by side in the Playground, and publish the result.<br>
 **New here?** *Try it* fills everything in: a tiny Gemma that learns 50 capitals in about a minute, on any computer."""
 SHOW_RUN = "(run) => { window.gemmaWantedRun = run; window.gemmaDashboard?.show(run); }"
-PREVIEW_ROWS = 5
 
 
 class CreateTab:
@@ -44,9 +42,10 @@ class CreateTab:
         with gr.Walkthrough(selected=MODEL, elem_id="create-steps") as self.steps:
             with gr.Step("Model", id=MODEL):
                 _model_step(self.form)
+                self.token = _token_input(services)
                 self._moves(None, "Next: Data", MODEL)
             with gr.Step("Data", id=DATA):
-                _data_step(self.form, services, self.steps)
+                self.data = DataStep(self.form, services)
                 self._moves("Back", "Next: Method", DATA)
             with gr.Step("Method", id=METHOD):
                 _method_step(self.form)
@@ -54,7 +53,8 @@ class CreateTab:
             with gr.Step("Review", id=REVIEW):
                 self.verdict = gr.Markdown(elem_id="review-verdict")
                 self.form["name"].render()
-                self.token = _publish_section(self.form, services)
+                self.xray = gr.Markdown(elem_id="review-xray")
+                _publish_section(self.form)
                 with gr.Row(elem_classes="button-row"):
                     self._back(REVIEW)
                     self.start = gr.Button(
@@ -98,10 +98,17 @@ def build_create(services: Services, tabs: gr.Tabs) -> gr.Textbox:
     def fill() -> list[Any]:
         return [gr.Walkthrough(selected=REVIEW), *form.show(try_it())]
 
+    @shows_errors
+    def xray(token_typed: str, *held: Any) -> str:
+        return xray_in_words(services, form.values(held), token_typed)
+
+    wire_data_step(tab.data, services, tab.steps, tab.token)
     reviewed: dict[str, Any] = {"inputs": tab.held, "outputs": [tab.verdict, tab.whole, tab.start], **QUIET}
+    xrayed: dict[str, Any] = {"inputs": tab.held, "outputs": tab.xray, **QUIET}
     changes = [tab.token.change, *(form[name].change for name in ("name", "publish.repo", "publish.private"))]
-    gr.on([tab.steps.change, *changes], review, **reviewed)
-    tab.try_it.click(fill, None, [tab.steps, *form.components], **QUIET).then(review, **reviewed)
+    gr.on(changes, review, **reviewed)
+    tab.steps.change(review, **reviewed).then(xray, **xrayed)
+    tab.try_it.click(fill, None, [tab.steps, *form.components], **QUIET).then(review, **reviewed).then(xray, **xrayed)
     starting = tab.start.click(
         press_start, tab.held, [started, tabs], show_progress="minimal", api_visibility="private"
     )
@@ -111,29 +118,41 @@ def build_create(services: Services, tabs: gr.Tabs) -> gr.Textbox:
 
 def review_values(services: Services, values: dict[str, Any], token_typed: str) -> tuple[str, str, Any]:
     """Return the verdict in Markdown, the configuration as YAML, and whether Start can be pressed."""
-    report = services.check(values, services.token(token_typed))
-    lines = [f"### {'Ready to start' if report['ok'] else 'Not ready yet'}", problems_markdown(report["problems"])]
     try:
-        config = parse_config(values)
-    except ConfigError:
-        return "\n\n".join(lines), "", gr.update(interactive=False)
-    if data := report["data"]:
-        lines.append(_plan_in_words(config, data["train_rows"], data["validation_rows"]))
+        admitted = services.admitted(values)
+    except ConfigError as exc:
+        problems = problems_markdown(refused(exc)["problems"])
+        return f"### Not ready yet\n\n{problems}", "", gr.update(interactive=False)
+    config = parse_config(values)
+    report = services.inspector.look(admitted, services.token(token_typed))["report"]
+    lines = [f"### {'Ready to start' if report['ok'] else 'Not ready yet'}", problems_markdown(report["problems"])]
+    if (data := report["data"]) and data["train_rows"]:
+        lines.append(_plan_in_words(config, data))
     return "\n\n".join(line for line in lines if line), config.to_yaml(), gr.update(interactive=report["ok"])
 
 
-def _plan_in_words(config: RunConfig, train_rows: int, held_out: int) -> str:
+def xray_in_words(services: Services, values: dict[str, Any], token_typed: str) -> str:
+    """Return what the X-ray of a config's data found, in one sentence of Markdown; nothing if there can be none."""
+    try:
+        taken = services.inspector.xray(services.admitted(values), hub_token=services.token(token_typed))
+    except ConfigError:
+        return ""
+    except EngineError as exc:
+        return "" if exc.report.title == DataError.title else f"Note: no X-ray. {escape(str(exc))}"
+    return f"**X-ray**: {escape(summary(taken['figures']))}"
+
+
+def _plan_in_words(config: RunConfig, data: Mapping[str, Any]) -> str:
+    """Say what will be trained; of data of which only the first rows are known, about how much."""
+    share = data["total"] / data["rows"] if data["total"] and not data["complete"] else 1.0
+    train_rows, held_out = (round(data[name] * share) for name in ("train_rows", "validation_rows"))
+    about = "" if data["complete"] else "about "
     batch = config.training.batch_size * config.training.accumulation
     steps = plan(config, train_rows)
     return (
-        f"**{escape(config.model.id)}** learns from **{train_rows:,} conversations** ({held_out:,} held out) "
+        f"**{escape(config.model.id)}** learns from **{about}{train_rows:,} rows** ({held_out:,} held out) "
         f"in **{steps:,} steps** of {batch} rows, about {steps * batch / train_rows:.1f} passes over the data."
     )
-
-
-def preview(conversations: Sequence[Conversation]) -> list[list[str]]:
-    """Return the first conversations as table rows of who says what."""
-    return [[turn["role"], turn["content"][:500]] for talk in conversations[:PREVIEW_ROWS] for turn in talk]
 
 
 def describe_model(model_id: str) -> str:
@@ -159,73 +178,9 @@ def _model_step(form: Form) -> None:
         form["model.precision"].render()
 
 
-def _data_step(form: Form, services: Services, steps: gr.Walkthrough) -> None:
-    form["data.source"].render()
-    form["data.id"].render()
-    with gr.Column(visible=False) as own:
-        upload = gr.File(
-            label="Your file (.jsonl or .json)", file_types=[".jsonl", ".json"], height=140, elem_id="data-upload"
-        )
-        form["data.path"].visible = not services.settings.on_space
-        form["data.path"].render()
-        gr.Markdown(
-            'Each row is `{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}` '
-            'or `{"prompt": "...", "completion": "..."}`.'
-        )
-    form["data.validation_fraction"].render()
-    with gr.Accordion("More", open=False):
-        with gr.Row():
-            for name in ("format", "max_rows", "seed"):
-                form[f"data.{name}"].render()
-        with gr.Row():
-            for name in ("shuffle", "drop_bad_rows"):
-                form[f"data.{name}"].render()
-    found = gr.Markdown(elem_id="data-verdict")
-    table = gr.Dataframe(
-        headers=["Who", "Says"],
-        datatype="str",
-        label="First rows",
-        interactive=False,
-        wrap=True,
-        column_widths=["28%", "72%"],
-        elem_id="data-preview",
-    )
-    inputs = {path: component for path, component in form.inputs.items() if path.startswith("data.")}
-
-    @shows_errors
-    def look(*held: Any) -> tuple[str, list[list[str]]]:
-        return look_at_data(services, form.nest(dict(zip(inputs, held, strict=True))))
-
-    def switch(source: str) -> tuple[Any, Any]:
-        return gr.update(visible=source == "example"), gr.update(visible=source == "file")
-
-    @shows_errors
-    def keep(temporary: str | None) -> str:
-        return str(services.keep_upload(Path(temporary))) if temporary else ""
-
-    form["data.source"].change(switch, form["data.source"], [form["data.id"], own], **QUIET)
-    upload.change(keep, upload, form["data.path"], **QUIET)
-    changes = [steps.change, *(component.change for component in inputs.values())]
-    gr.on(changes, look, list(inputs.values()), [found, table], **QUIET)
-
-
-def look_at_data(services: Services, values: dict[str, Any]) -> tuple[str, list[list[str]]]:
-    """Return what was found in the data that a config's values name, in Markdown, and its first rows."""
-    try:
-        config = parse_config(values)
-        services.admit(config)
-        data = prepare(config.data)
-    except GemmaFtError as exc:
-        kind = "cannot be used" if isinstance(exc, DataError) else "is not complete yet"
-        message = escape(exc.report.what_happened).replace("\n", "<br>")
-        return f"✗ This data {kind}. {message} **{escape(exc.report.what_to_do)}**", []
-    left_out = f", {len(data.problems)} left out" if data.problems else ""
-    kind = data.format.replace("_", " and ")
-    parts = f"{len(data.train):,} to train on, {len(data.validation):,} held out{left_out}"
-    return f"✓ {data.rows:,} rows with {kind}: {parts}.", preview(data.train)
-
-
 def _method_step(form: Form) -> None:
+    form["method.objective"].render()
+    form["method.beta"].render()
     form["method.adapter"].render()
     with gr.Row() as adapter_knobs:
         for name in ("rank", "alpha", "dropout"):
@@ -249,21 +204,26 @@ def _method_step(form: Form) -> None:
         with gr.Row():
             for name in ("prompts", "max_new_tokens"):
                 form[f"evaluation.{name}"].render()
+    form["method.objective"].change(
+        lambda objective: gr.update(visible=objective == "dpo"), form["method.objective"], form["method.beta"], **QUIET
+    )
     form["method.adapter"].change(
         lambda adapter: gr.update(visible=adapter == "lora"), form["method.adapter"], adapter_knobs, **QUIET
     )
 
 
-def _publish_section(form: Form, services: Services) -> gr.Textbox:
-    known = "The token of this machine is used if this is empty." if services.settings.hub_token else ""
+def _publish_section(form: Form) -> None:
     with gr.Accordion("Publish to the Hugging Face Hub (optional)", open=False):
-        with gr.Row():
-            form["publish.repo"].render()
-            token = gr.Textbox(
-                label="Hub token",
-                type="password",
-                info=f"With write access. It is handed to the training process only and never stored. {known}".strip(),
-                elem_id="hub-token",
-            )
+        form["publish.repo"].render()
         form["publish.private"].render()
-    return token
+
+
+def _token_input(services: Services) -> gr.Textbox:
+    known = "The token of this machine is used if this is empty." if services.settings.hub_token else ""
+    with gr.Accordion("Hugging Face token (for gated models, private data, and publishing)", open=False):
+        return gr.Textbox(
+            label="Hub token",
+            type="password",
+            info=f"It is handed to the processes that need it and never stored. {known}".strip(),
+            elem_id="hub-token",
+        )

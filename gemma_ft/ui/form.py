@@ -6,6 +6,7 @@ of names, ranges or help texts. Does not lay anything out.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,12 @@ LABELS = {
     "model.precision": "Precision",
     "data.source": "Where the data comes from",
     "data.id": "Example",
-    "data.path": "File on this machine",
+    "data.config": "Configuration",
+    "data.split": "Split to train on",
+    "data.validation_split": "Split to measure with",
+    "data.path": "File or folder on this machine",
+    "data.validation_path": "Second file on this machine, to measure with",
+    "data.drop_bad_rows": "Leave out rows that cannot be used",
     "data.format": "Format of the rows",
     "data.seed": "Seed of the split",
     "method.adapter": "Method",
@@ -33,12 +39,24 @@ LABELS = {
 }
 OPTIONS: dict[str, list[tuple[str, str]]] = {
     "model.id": [(model.label, model.id) for model in CATALOG],
-    "data.source": [("Bundled example", "example"), ("A file of mine", "file")],
+    "data.source": [
+        ("Bundled example", "example"),
+        ("A file of mine", "file"),
+        ("Hugging Face Hub", "hub"),
+        ("TensorFlow Datasets", "tfds"),
+    ],
     "data.id": [(name.capitalize(), name) for name in EXAMPLES],
+    "data.config": [],
+    "data.split": [("train", "train")],
+    "data.validation_split": [],
+    "method.objective": [("Supervised: learn the answers", "sft"), ("DPO: learn which answer is better", "dpo")],
     "method.adapter": [("LoRA: a small adapter", "lora"), ("Full: every weight", "none")],
 }
-LEFT_OUT = {"data.columns", "method.objective", "compute.where"}
-"""Knobs that have one choice, or whose input comes with a later step of the form."""
+TYPED = {"model.id", "data.id", "data.config", "data.split", "data.validation_split"}
+"""Knobs with choices to pick from where anything else can be typed too."""
+HIDDEN_AT_FIRST = {"data.config", "data.columns", "method.beta"}
+LEFT_OUT = {"compute.where"}
+"""Knobs that have one choice."""
 
 
 class Form:
@@ -83,7 +101,7 @@ def flatten(config: RunConfig) -> dict[str, Any]:
     for path, _ in knobs():
         section, _, name = path.rpartition(".")
         value = plain[section][name] if section else plain[name]
-        flat[path] = "\n".join(value) if isinstance(value, list) else value
+        flat[path] = _to_input(value)
     return flat
 
 
@@ -98,11 +116,13 @@ def make_input(path: str, declared: FieldInfo, default: Any) -> Any:
         "elem_id": path.replace(".", "-").replace("_", "-"),
         "render": False,
     }
-    if path == "model.id":
+    if path == "data.columns":
+        return gr.Textbox(value=default, visible="hidden", **shared)
+    shared["visible"] = path not in HIDDEN_AT_FIRST
+    if path in TYPED:
         return gr.Dropdown(OPTIONS[path], value=default, allow_custom_value=True, **shared)
     if path in OPTIONS:
-        kind = gr.Dropdown if path == "data.id" else gr.Radio
-        return kind(OPTIONS[path], value=default, **shared)
+        return gr.Radio(OPTIONS[path], value=default, **shared)
     if options := choices(declared):
         return gr.Dropdown(list(options), value=default, **shared)
     if declared.annotation is bool:
@@ -115,6 +135,13 @@ def make_input(path: str, declared: FieldInfo, default: Any) -> Any:
     return gr.Number(value=default, precision=0 if declared.annotation in (int, int | None) else None, **shared)
 
 
+def _to_input(value: Any) -> Any:
+    """Return a config's value as its input shows it: lists one a line, mappings as JSON."""
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False) if value else ""
+    return "\n".join(value) if isinstance(value, list) else value
+
+
 def _from_input(declared: FieldInfo, value: Any) -> Any:
     """Return an input's value as the config expects it: a field that may be empty, and is, becomes `None`.
 
@@ -122,6 +149,8 @@ def _from_input(declared: FieldInfo, value: Any) -> Any:
     """
     if declared.annotation in (str | None, int | None) and not value:
         return None
+    if declared.annotation == dict[str, str]:
+        return json.loads(value) if value else {}
     if declared.annotation == tuple[str, ...]:
         return tuple(line.strip() for line in str(value or "").splitlines() if line.strip())
     return value.strip() if isinstance(value, str) else value

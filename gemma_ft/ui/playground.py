@@ -14,7 +14,6 @@ from typing import Any
 
 import gradio as gr
 
-from gemma_ft.data.prepare import prepare
 from gemma_ft.engine.client import Answer
 from gemma_ft.errors import EngineError
 from gemma_ft.monitor.summary import describe_run
@@ -142,11 +141,15 @@ def runs_to_chat_with(services: Services) -> list[tuple[str, str]]:
 
 
 def training_question(services: Services, run_id: str | None) -> str:
-    """Return a question that the run was trained on. Raises `EngineError`, `DataError` when its data is gone."""
+    """Return a question of the run's data. Raises `EngineError`, also when its data is gone or asks nothing."""
     if not run_id:
         raise EngineError(NO_RUNS, "Press Try it on the Create tab.", title="Nothing to ask yet")
-    rows = prepare(services.manager.open(run_id).config().data).train
-    return next(turn["content"] for turn in random.choice(rows) if turn["role"] == "user")
+    config = services.manager.open(run_id).config()
+    found = services.inspector.look(config.model_dump(mode="json"), services.settings.hub_token)
+    if not found["questions"]:
+        why = found["report"]["problems"][0]["message"] if not found["report"]["data"] else "Its data asks nothing."
+        raise EngineError(why, "Type a question of your own.", title="There is no question to take")
+    return str(random.choice(found["questions"]))
 
 
 def ready_run(services: Services, run_id: str | None, text: str) -> RunDir:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gemma_ft.check import Report, check, refused
 from gemma_ft.config import DEMO_MODEL, RunConfig, parse_config
 from gemma_ft.engine.client import EngineClient
 from gemma_ft.errors import ConfigError
@@ -29,16 +28,22 @@ WATCH_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The job manager and the engine of one installation."""
+    """The job manager of one installation, its engine for chats, and its inspector: a second engine that looks at data.
+
+    The inspector holds no model and stays while a run trains.
+    """
 
     settings: Settings
     manager: JobManager = field(init=False)
     engine: EngineClient = field(init=False)
+    inspector: EngineClient = field(init=False)
 
     def __post_init__(self) -> None:
         environment = own_environment(hub_token=self.settings.hub_token) | {"GEMMA_FT_HOME": str(self.settings.home)}
         object.__setattr__(self, "manager", JobManager(self.settings))
-        object.__setattr__(self, "engine", EngineClient(self.settings.engine_log, environment, PROJECT_ROOT))
+        for name in ("engine", "inspector"):
+            client = EngineClient(self.settings.engine_log(name), environment, PROJECT_ROOT)
+            object.__setattr__(self, name, client)
 
     @property
     def uploads(self) -> Path:
@@ -73,14 +78,11 @@ class Services:
         if self.manager.active() is None:
             self.engine.close()
 
-    def check(self, values: Mapping[str, Any], hub_token: str | None) -> Report:
-        """Return the report on plain values, from the form or a program; nothing is read that is not admitted."""
-        try:
-            config = parse_config(values)
-            self.admit(config)
-        except ConfigError as exc:
-            return refused(exc)
-        return check(config, has_token=hub_token is not None)
+    def admitted(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values of a config, whole, if this installation may use it. Raises `ConfigError`."""
+        config = parse_config(values)
+        self.admit(config)
+        return config.model_dump(mode="json")
 
     def token(self, typed: str | None) -> str | None:
         """Return the token that was typed, else that of the person who runs this machine. Raises `ConfigError`."""
@@ -90,9 +92,9 @@ class Services:
         """Refuse paths of the server that come from visitors of a Space. Raises `ConfigError`."""
         if not self.settings.on_space:
             return
-        path = config.data.path
-        if path and not Path(path).resolve().is_relative_to(self.uploads.resolve()):
-            raise ConfigError("On a Space the data must be an uploaded file.", "Upload the file in the Data step.")
+        for path in (config.data.path, config.data.validation_path):
+            if path and not Path(path).resolve().is_relative_to(self.uploads.resolve()):
+                raise ConfigError("On a Space the data must be an uploaded file.", "Upload the file in the Data step.")
         if config.model.id != DEMO_MODEL and Path(config.model.id).exists():
             raise ConfigError("On a Space the model cannot be a local folder.", "Give the id of a model on the Hub.")
 

@@ -99,14 +99,11 @@ def test_check_says_everything_and_nothing_is_started(settings: Settings) -> Non
     report = json.loads(done.stdout)
     assert done.returncode == 0
     assert report["ok"]
-    assert report["data"] == {
-        "format": "messages",
-        "rows": 150,
-        "kept": 150,
-        "dropped": 0,
-        "train_rows": 135,
-        "validation_rows": 15,
-    }
+    figures = {"format": "messages", "rows": 150, "kept": 150, "dropped": 0, "train_rows": 135, "validation_rows": 15}
+    assert {name: report["data"][name] for name in figures} == figures
+    assert report["xray"]["rows"] == 135
+    assert 0.2 < report["xray"]["supervised_fraction"] < 0.5
+    assert (report["xray"]["truncated_rows"], report["xray"]["zero_supervised_rows"]) == (0, 0)
     assert not settings.runs.exists()
 
 

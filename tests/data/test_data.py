@@ -1,120 +1,96 @@
-"""Rows become conversations or problems that name the row, the column and the remedy; splits never leak."""
+"""From a configuration to what is trained on: mappings are obeyed, splits never leak and are the same everywhere."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from array import array
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gemma_ft.config import DataConfig
-from gemma_ft.data.prepare import prepare, split
+from gemma_ft.data.prepare import prepare, split, survey
+from gemma_ft.data.problems import KEPT_PER_KIND, Problem, Tally
+from gemma_ft.data.samples import Pair, digest
 from gemma_ft.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
-GOOD = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
 
 
-def conversation(number: int) -> dict[str, Any]:
+def exchange(number: int) -> dict[str, Any]:
     return {"prompt": f"question {number}", "completion": f"answer {number}"}
 
 
-def file_with(tmp_path: Path, rows: list[Any], name: str = "rows.jsonl") -> DataConfig:
+def file_with(tmp_path: Path, rows: list[Any], name: str = "rows.jsonl", **settings: Any) -> DataConfig:
     path = tmp_path / name
-    text = json.dumps(rows, indent=1) if name.endswith(".json") else "\n".join(json.dumps(row) for row in rows)
-    path.write_text(text, encoding="utf-8")
-    return DataConfig(source="file", path=str(path))
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return DataConfig(source="file", path=str(path), **settings)
+
+
+def questions(samples: list[Any]) -> list[str]:
+    return [sample[0]["content"] for sample in samples]
 
 
 def test_the_bundled_example_is_sound() -> None:
     data = prepare(DataConfig())
-    assert data.format == "messages"
-    assert data.problems == []
-    assert 50 <= data.rows <= 200
-    assert data.kept == data.rows
-
-
-@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
-def test_reads_arrays_and_lines(tmp_path: Path, name: str) -> None:
-    data = prepare(file_with(tmp_path, [conversation(n) for n in range(10)], name))
-    assert (data.format, data.kept) == ("prompt_completion", 10)
-    turns = data.train[0]
-    assert [turn["role"] for turn in turns] == ["user", "assistant"]
-
-
-def test_reads_a_file_with_a_byte_order_mark(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(b"\xef\xbb\xbf" + "\n".join(json.dumps(conversation(n)) for n in range(3)).encode())
-    assert prepare(DataConfig(source="file", path=str(path))).kept == 3
+    assert data.survey.format == "messages"
+    assert data.survey.problems == []
+    assert 50 <= data.survey.rows <= 200
+    assert len(data.train) + len(data.validation) == data.survey.kept == data.survey.rows
 
 
 def test_line_separators_inside_a_text_do_not_end_a_row(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     rows = [{"prompt": f"q{n}\u2028\x85", "completion": "a\u2029b"} for n in range(3)]
     path.write_text("\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8", newline="")
-    assert prepare(DataConfig(source="file", path=str(path))).kept == 3
+    assert survey(DataConfig(source="file", path=str(path))).kept == 3
 
 
-def test_columns_are_mapped(tmp_path: Path) -> None:
-    rows = [{"q": f"q{n}", "a": f"a{n}"} for n in range(4)]
-    mapped = file_with(tmp_path, rows).model_copy(update={"columns": {"prompt": "q", "completion": "a"}})
-    assert prepare(mapped).kept == 4
+def test_a_mapping_is_obeyed_also_against_the_names(tmp_path: Path) -> None:
+    rows = [{"prompt": "not this", "question": f"q{n}", "answer": "not this", "completion": f"a{n}"} for n in range(4)]
+    mapped = file_with(tmp_path, rows, columns={"prompt": "question"}, validation_fraction=0, shuffle=False)
+    data = prepare(mapped)
+    assert data.survey.mapping == {"prompt": "question", "completion": "completion"}
+    assert questions(data.train) == ["q0", "q1", "q2", "q3"]
+
+
+def test_a_mapping_chooses_the_format_that_has_these_parts(tmp_path: Path) -> None:
+    rows = [{"good": f"g{n}", "bad": f"b{n}", "asked": f"q{n}"} for n in range(4)]
+    mapped = file_with(tmp_path, rows, columns={"chosen": "good", "rejected": "bad", "prompt": "asked"})
+    assert survey(mapped, "dpo").format == "preference"
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("settings", "said"),
     [
-        ({"messages": []}, "no assistant's answer"),
-        ({"messages": "hello"}, "not a list of messages"),
-        ({"messages": [{"role": "user", "content": "q"}]}, "no assistant's answer"),
-        ({"messages": [{"role": "robot", "content": "q"}]}, "'robot'"),
-        ({"messages": [*GOOD["messages"], {"role": "assistant", "content": "b"}]}, "do not alternate"),
-        ({"messages": [{"role": "user", "content": 5}, GOOD["messages"][1]]}, "int"),
-        ({"messages": [{"role": "user", "content": " "}, GOOD["messages"][1]]}, "empty"),
-        ({"other": 1}, "missing"),
+        ({"columns": {"promt": "prompt"}}, "no part 'promt'"),
+        ({"columns": {"prompt": "promt"}}, "Did you mean 'prompt'"),
+        ({"format": "preference"}, "needs chosen and rejected"),
+        ({"format": "alpaca", "columns": {"instruction": "prompt", "output": "nowhere"}}, "'nowhere'"),
     ],
 )
-def test_a_bad_row_is_named_with_its_number_and_what_is_wrong(tmp_path: Path, row: dict[str, Any], said: str) -> None:
-    with pytest.raises(DataError) as caught:
-        prepare(file_with(tmp_path, [GOOD, row]))
-    assert "Row 2" in str(caught.value)
-    assert said in str(caught.value)
+def test_a_mapping_that_cannot_be_is_refused(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        survey(file_with(tmp_path, [exchange(1), exchange(2)], **settings))
 
 
-def test_bad_rows_can_be_left_out_and_are_counted(tmp_path: Path) -> None:
-    rows = [*(conversation(n) for n in range(5)), {"prompt": "", "completion": "x"}, {"prompt": "y"}]
-    data = prepare(file_with(tmp_path, rows).model_copy(update={"drop_bad_rows": True}))
-    assert (data.rows, data.kept) == (7, 5)
-    assert [(problem.row, problem.kind) for problem in data.problems] == [(6, "empty_text"), (7, "missing_column")]
+def test_bad_rows_stop_a_run_unless_they_may_be_left_out(tmp_path: Path) -> None:
+    rows = [*(exchange(n) for n in range(5)), {"prompt": "", "completion": "x"}, {"prompt": "y"}]
+    with pytest.raises(DataError, match="2 of 7 rows cannot be used") as caught:
+        prepare(file_with(tmp_path, rows))
+    assert "Row 6" in str(caught.value)
+    data = prepare(file_with(tmp_path, rows, drop_bad_rows=True))
+    found = data.survey
+    assert (found.rows, found.kept, len(data.train) + len(data.validation)) == (7, 5, 5)
+    assert [(problem.row, problem.kind) for problem in found.problems] == [(6, "empty_text"), (7, "missing_column")]
 
 
 def test_when_every_row_is_bad_nothing_starts(tmp_path: Path) -> None:
-    with pytest.raises(DataError):
-        prepare(file_with(tmp_path, [{"prompt": "", "completion": ""}]).model_copy(update={"drop_bad_rows": True}))
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("rows.jsonl", b"{not json}", "Line 1"),
-        ("rows.jsonl", b'{"prompt": "a", "completion": "b"}\n[1]', "Line 2"),
-        ("rows.json", b'{"a": 1}', "not an array"),
-        ("rows.json", b"[1]", "Row 1"),
-        ("rows.jsonl", b"", "no rows"),
-        ("rows.jsonl", b"\xff\xfe\x00", "UTF-8"),
-        ("rows.txt", b"x", ".jsonl"),
-        ("rows.json", b"[" * 100_000, "not valid JSON"),
-        ("rows.jsonl", b'{"x": 1}', "fit no known format"),
-    ],
-)
-def test_a_file_that_cannot_be_used_says_where_and_why(tmp_path: Path, name: str, content: bytes, said: str) -> None:
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=said):
-        prepare(DataConfig(source="file", path=str(path)))
+    with pytest.raises(DataError, match="1 of 1 rows"):
+        prepare(file_with(tmp_path, [{"prompt": "", "completion": ""}], drop_bad_rows=True))
 
 
 def test_a_missing_file_and_an_unknown_example_say_so(tmp_path: Path) -> None:
@@ -124,26 +100,94 @@ def test_a_missing_file_and_an_unknown_example_say_so(tmp_path: Path) -> None:
         prepare(DataConfig(source="example", id="nothing"))
 
 
-def test_equal_rows_never_stand_on_both_sides(tmp_path: Path) -> None:
-    rows = [conversation(n % 10) for n in range(100)]
-    data = prepare(file_with(tmp_path, rows))
-    held_out = {turns[0]["content"] for turns in data.validation}
+def test_equal_rows_never_stand_on_both_sides_and_are_told(tmp_path: Path) -> None:
+    data = prepare(file_with(tmp_path, [exchange(n % 10) for n in range(100)]))
+    held_out = set(questions(data.validation))
     assert held_out
-    assert held_out.isdisjoint(turns[0]["content"] for turns in data.train)
+    assert held_out.isdisjoint(questions(data.train))
+    assert data.survey.counts == {"duplicate": 90}
+    assert len(data.survey.problems) == KEPT_PER_KIND
+    assert (data.survey.problems[0].row, data.survey.problems[0].severity) == (11, "warning")
+
+
+def test_a_second_file_measures_and_what_it_holds_is_not_trained_on(tmp_path: Path) -> None:
+    measured = file_with(tmp_path, [exchange(n) for n in (3, 4, 100)], "measured.jsonl")
+    config = file_with(tmp_path, [exchange(n) for n in range(10)], validation_path=measured.path, max_rows=8)
+    data = prepare(config)
+    assert set(questions(data.validation)) == {"question 3", "question 4", "question 100"}
+    assert {"question 3", "question 4"}.isdisjoint(questions(data.train))
+    assert data.survey.counts == {"in_both": 2}
+    assert (data.survey.rows, data.survey.kept) == (13, 13)
+
+
+def test_a_bad_row_of_the_second_file_is_told_with_the_files_name(tmp_path: Path) -> None:
+    measured = file_with(tmp_path, [exchange(1), {"prompt": "q", "completion": ""}], "measured.jsonl")
+    config = file_with(tmp_path, [exchange(n) for n in range(10)], validation_path=measured.path)
+    (problem,) = (problem for problem in survey(config).problems if problem.severity == "error")
+    assert problem.message.startswith("measured.jsonl: ")
+    assert problem.row == 2
 
 
 def test_max_rows_and_no_validation_are_kept_to() -> None:
-    conversations = [[{"role": "user", "content": str(n)}, {"role": "assistant", "content": "a"}] for n in range(20)]
-    train, validation = split(conversations, DataConfig(max_rows=8, validation_fraction=0))
+    numbers, digests = array("L", range(20)), array("Q", range(100, 120))
+    train, validation = split(numbers, digests, DataConfig(max_rows=8, validation_fraction=0))
     assert (len(train), len(validation)) == (8, 0)
-    train, validation = split(conversations, DataConfig(max_rows=8, validation_fraction=0.25, shuffle=False))
-    assert (len(train), len(validation)) == (6, 2)
-    assert train == conversations[:6]
+    train, validation = split(numbers, digests, DataConfig(max_rows=8, validation_fraction=0.25, shuffle=False))
+    assert (list(train), list(validation)) == (list(range(6)), [6, 7])
+
+
+def test_rows_that_all_say_the_same_leave_nothing_to_train_on(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="say the same"):
+        prepare(file_with(tmp_path, [exchange(1)] * 5))
+
+
+PAIR = {"prompt": "q", "chosen": "good", "rejected": "bad"}
+
+
+def test_pairs_are_pairs_for_dpo_and_answers_for_supervised_tuning(tmp_path: Path) -> None:
+    config = file_with(tmp_path, [{**PAIR, "prompt": f"q{n}"} for n in range(3)], validation_fraction=0, shuffle=False)
+    (first, *_) = prepare(config, "dpo").train
+    assert first == Pair(
+        [{"role": "user", "content": "q0"}],
+        {"role": "assistant", "content": "good"},
+        {"role": "assistant", "content": "bad"},
+    )
+    data = prepare(config, "sft")
+    assert [turn["content"] for turn in data.train[0]] == ["q0", "good"]  # type: ignore[union-attr]
+    assert any("chosen" in note for note in data.survey.notes)
+
+
+def test_dpo_needs_pairs(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="pairs of a better and a worse answer"):
+        prepare(file_with(tmp_path, [exchange(1), exchange(2)]), "dpo")
+
+
+def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None:
+    config = file_with(tmp_path, [exchange(n) for n in range(10)])
+    found = survey(config)
+    file_with(tmp_path, [exchange(n) for n in range(5)])
+    with pytest.raises(DataError, match="has changed"):
+        found.samples("train")
+
+
+def test_problems_are_all_counted_and_only_the_first_kept() -> None:
+    tally = Tally()
+    for row in range(1000):
+        tally.add(Problem(severity="error", kind="empty_text", message="m", fix="f", row=row))
+    assert tally.counts == {"empty_text": 1000}
+    assert [problem.row for problem in tally.kept] == list(range(KEPT_PER_KIND))
+
+
+def test_equal_samples_share_a_digest_and_different_ones_do_not() -> None:
+    one = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    same = [{"content": "q", "role": "user"}, {"content": "a", "role": "assistant"}]
+    assert digest(one) == digest(same)
+    assert len({digest(one), digest(one[::-1]), digest("q"), digest("a")}) == 4
 
 
 def test_the_split_is_the_same_in_another_process() -> None:
     imports = "from gemma_ft.config import DataConfig; from gemma_ft.data.prepare import prepare"
-    code = f"{imports}; print(prepare(DataConfig()))"
+    code = f"{imports}; data = prepare(DataConfig()); print(data.train, data.validation)"
     outputs = {
         subprocess.run(
             [sys.executable, "-c", code],
@@ -156,3 +200,4 @@ def test_the_split_is_the_same_in_another_process() -> None:
         for seed in ("1", "2")
     }
     assert len(outputs) == 1
+    assert "capital" in outputs.pop()

@@ -1,12 +1,13 @@
 """A small real Hub on 127.0.0.1, for tests of real clients without internet.
 
 Promises: `HubServer` speaks the part of the Hugging Face Hub's HTTP API that `huggingface_hub`,
-`transformers`, `datasets` and `peft` use to create, read, write, guard and delete model, dataset
-and Space repositories. Storage is in memory and dies with the server.
+`transformers`, `datasets` and `peft` use to create, read, write, guard, find and delete model,
+dataset and Space repositories, with parts of files for those who stream, and with a redirect where
+a repository got another name. Storage is in memory and dies with the server.
 
-Does not promise: Xet, pull requests, tags, branches other than main, discussions, search, Jobs,
-running Spaces, paging, `.gitignore` rules, `.gitattributes` rules or rate limits. A request for
-one of these is answered 404 and is still listed in `requests`.
+Does not promise: Xet, pull requests, tags, branches other than main, discussions, full text search,
+the dataset viewer, Jobs, running Spaces, paging, `.gitignore` rules, `.gitattributes` rules or rate
+limits. A request for one of these is answered 404 and is still listed in `requests`.
 """
 
 import socket
@@ -41,7 +42,8 @@ class HubServer:
     def __init__(self) -> None:
         self._world = World()
         self._app = HubApp(self._world)
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        # Only with the protocol named does asyncio send small answers at once, instead of 40 ms later.
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.bind(("127.0.0.1", 0))
         self.endpoint = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(self._app, log_level="warning", lifespan="off", timeout_graceful_shutdown=2)
@@ -70,6 +72,11 @@ class HubServer:
     def requests(self) -> list[Seen]:
         """What was asked so far: (method, raw path without query, Authorization header or None)."""
         return list(self._app.seen)
+
+    @property
+    def sent(self) -> int:
+        """How many bytes the bodies of the answers had so far, all together."""
+        return self._app.sent
 
     def environment(self) -> dict[str, str]:
         """What a child process needs to use this hub; give it an HF_HOME of its own too."""
@@ -102,12 +109,19 @@ class HubServer:
         repo_type: str = "model",
         private: bool = False,
         gated: bool | str = False,
+        downloads: int = 0,
     ) -> None:
         """Make a repository that holds exactly `files`; `gated` may be "auto" or "manual"."""
         with self._world.lock:
             repo = self._world.create(repo_type, repo_id, "private" if private else "public")
             repo.gated = "auto" if gated is True else gated
+            repo.downloads = downloads
             repo.add_files(dict(files), title="initial commit", author=repo.namespace)
+
+    def move(self, old_id: str, new_id: str, repo_type: str = "model") -> None:
+        """Answer for `old_id`, which may have no owner (`squad`), with a redirect to `new_id`."""
+        with self._world.lock:
+            self._world.moved[repo_type, old_id] = new_id
 
     def grant(self, repo_id: str, user: str, repo_type: str = "model") -> None:
         """Put `user` on the list of those who may download a gated repository."""

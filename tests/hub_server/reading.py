@@ -1,9 +1,10 @@
-"""The requests that change nothing: identity, metadata, listings, access checks, downloads.
+"""The requests that change nothing: identity, search, metadata, listings, access checks, downloads.
 
 Promises: the shapes and headers that real clients read; a gated repository shows its metadata to
 everybody and its files only to those who were granted access.
 
-Does not promise: every field of the real Hub, expansion of fields, or paging (one page holds all).
+Does not promise: every field of the real Hub, expansion of fields, paging (one page holds all), or
+other orders and filters of a search than downloads, author and a part of the id.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ import yaml
 from starlette.responses import JSONResponse, Response
 
 from .call import Call
-from .store import Blob, Commit, HubError, World
+from .store import Blob, Commit, HubError, Repo, World
 
 FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)\r?\n---", re.DOTALL)
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
@@ -76,9 +77,31 @@ def _sibling(path: str, blob: Blob, blobs: bool) -> dict[str, Any]:
 def info(world: World, call: Call) -> Response:
     repo = world.visible(*call.target)
     commit = repo.at(call.revision)
-    card, blobs = _card(commit), call.flag("blobs")
-    tags = card.get("tags") or []
-    answer = {
+    siblings = [_sibling(path, blob, call.flag("blobs")) for path, blob in sorted(commit.files.items())]
+    return JSONResponse({**_summary(repo, commit), "cardData": _card(commit), "siblings": siblings})
+
+
+def search(world: World, call: Call) -> Response:
+    """Repositories whose id holds the text, whatever the case; the most downloaded first."""
+    query = call.request.query_params
+    text, author = query.get("search", "").lower(), query.get("author")
+    found = [repo for repo in world.found(call.account, call.repo_type) if text in repo.id.lower()]
+    found = [repo for repo in found if author in (None, repo.namespace)]
+    return JSONResponse([_summary(repo, repo.head) for repo in found[: int(query.get("limit", 1000))]])
+
+
+def moved(world: World, call: Call) -> Response:
+    """The redirect for a name without an owner."""
+    new_id = world.moved.get((call.repo_type, call.params["name"]))
+    if new_id is None:
+        raise HubError(401 if call.account is None else 404, "Repository not found", "RepoNotFound")
+    rest = call.request.url.path.removeprefix(f"/api/{call.repo_type}s/{call.params['name']}")
+    return Response(status_code=307, headers={"Location": f"/api/{call.repo_type}s/{new_id}{rest}"})
+
+
+def _summary(repo: Repo, commit: Commit) -> dict[str, Any]:
+    tags = _card(commit).get("tags") or []
+    answer: dict[str, Any] = {
         "_id": hashlib.sha1(repo.path.encode()).hexdigest()[:24],
         "id": repo.id,
         "author": repo.namespace,
@@ -88,15 +111,13 @@ def info(world: World, call: Call) -> Response:
         "private": repo.private,
         "gated": repo.gated,
         "disabled": False,
-        "downloads": 0,
+        "downloads": repo.downloads,
         "likes": 0,
         "tags": tags if isinstance(tags, list) else [tags],
-        "cardData": card,
-        "siblings": [_sibling(path, blob, blobs) for path, blob in sorted(commit.files.items())],
     }
     if repo.sdk:
         answer["sdk"] = repo.sdk
-    return JSONResponse(answer)
+    return answer
 
 
 def _date(commit: Commit) -> str:

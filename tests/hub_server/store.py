@@ -117,6 +117,7 @@ class Repo:
     visibility: str = "public"
     gated: str | bool = False
     sdk: str | None = None
+    downloads: int = 0
     commits: list[Commit] = field(default_factory=list)
     granted: set[str] = field(default_factory=set)
     lfs: dict[str, bytes] = field(default_factory=dict)
@@ -174,6 +175,7 @@ class World:
         self.lock = threading.RLock()
         self.accounts: dict[str, Account] = {}
         self.repos: dict[tuple[str, str], Repo] = {}
+        self.moved: dict[tuple[str, str], str] = {}
 
     def account(self, authorization: str | None) -> Account | None:
         """Who asks; None without a token. An unknown token is refused, also for public things."""
@@ -199,6 +201,12 @@ class World:
         if account is None:
             raise HubError(401, "Invalid username or password.", "RepoNotFound")
         raise HubError(404, "Repository not found", "RepoNotFound")
+
+    def found(self, account: Account | None, repo_type: str) -> list[Repo]:
+        """The repositories that this account may know of, the most downloaded first."""
+        of_type = [repo for (kind, _), repo in self.repos.items() if kind == repo_type]
+        known = [repo for repo in of_type if not repo.private or (account and account.reads(repo.namespace))]
+        return sorted(known, key=lambda repo: -repo.downloads)
 
     def readable(self, account: Account | None, repo_type: str, repo_id: str) -> Repo:
         """The repository, if this account may download its files."""

@@ -1,4 +1,4 @@
-"""The HTTP side of the test hub: routes, who asks, the record of requests, injected failures.
+"""The HTTP side of the test hub: routes, who asks, the record of requests and bytes, injected failures.
 
 Promises: handlers are plain functions of (world, call) that run one at a time under the world's
 lock. Paths are matched as they were sent, so an encoded slash in a revision stays in its segment.
@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from . import reading, writing
 from .call import Call
@@ -55,6 +55,7 @@ class HubApp:
     def __init__(self, world: World) -> None:
         self.seen: list[Seen] = []
         self.failures: list[Failure] = []
+        self.sent = 0
         self._inner = Starlette(
             routes=list(_routes(world)),
             exception_handlers={404: _not_spoken, 405: _not_spoken},
@@ -67,12 +68,18 @@ class HubApp:
         seen = Seen(scope["method"], path, text)
         self.seen.append(seen)
         failure = next((one for one in self.failures if one.takes(seen)), None)
+
+        async def counted(message: Message) -> None:
+            if seen.method != "HEAD":
+                self.sent += len(message.get("body", b""))
+            await send(message)
+
         if failure is None:
-            await self._inner({**scope, "path": path}, receive, send)
+            await self._inner({**scope, "path": path}, receive, counted)
             return
         failure.times -= 1
         refusal = HubError(failure.status, "injected failure", headers=failure.headers)
-        await _refuse(refusal)(scope, receive, send)
+        await _refuse(refusal)(scope, receive, counted)
 
 
 def _refuse(error: HubError) -> Response:
@@ -107,6 +114,9 @@ def _routes(world: World) -> Iterator[Route]:
     yield route("POST", "/api/repos/create", writing.create_repo)
     yield route("DELETE", "/api/repos/delete", writing.delete_repo)
     for repo_type in REPO_TYPES:
+        yield route("GET", f"/api/{repo_type}s", reading.search, repo_type)
+        for path in ("", "/revision/{revision}", "/auth-check"):
+            yield route("GET", f"/api/{repo_type}s/{{name}}{path}", reading.moved, repo_type)
         api = f"/api/{repo_type}s/{{owner}}/{{name}}"
         for method, path, handler in API:
             yield route(method, api + path, handler, repo_type)

@@ -125,14 +125,16 @@ def test_a_saved_adapter_gives_the_same_logits_and_merging_does_not_change_them(
     demo_models: Path, tmp_path: Path
 ) -> None:
     import torch
+    from peft import get_peft_model
 
-    from gemma_ft.train.loading import add_adapter, load_model, load_result, load_tokenizer, save_result
+    from gemma_ft.train.loading import adapter_for, load_model, load_result, load_tokenizer, save_result
 
     config = recipes.try_it()
     folder = demo_models / DEMO_FOLDER
     tokenizer = load_tokenizer(folder)
     untouched = logits(load_model(folder, "float32"), tokenizer)
-    model = add_adapter(load_model(folder, "float32"), config.method)
+    base = load_model(folder, "float32")
+    model = get_peft_model(base, adapter_for(base, config.method))
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad == ("lora_" in name)
         if parameter.requires_grad:

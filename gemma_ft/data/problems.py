@@ -1,0 +1,61 @@
+"""What is wrong with data, in the terms of the person who must mend it.
+
+Promises that a problem names the row (counted from 1), the column, the value and a remedy, and that a million problems
+take no more memory than a few: all are counted, the first of each kind are kept whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+KEPT_PER_KIND = 20
+SHOWN_CHARACTERS = 80
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """One thing that is wrong with the data or the configuration."""
+
+    severity: Literal["error", "warning"]
+    kind: str
+    message: str
+    fix: str
+    row: int | None = None
+    column: str | None = None
+
+
+class BadRow(Exception):
+    """A row that cannot be used: kind, column (if it is about one), what is wrong, and what to do."""
+
+    def __init__(self, kind: str, column: str | None, message: str, fix: str) -> None:
+        super().__init__(message)
+        self.kind, self.column, self.message, self.fix = kind, column, message, fix
+
+    def at(self, row: int) -> Problem:
+        """Return it as the problem of the row with this number."""
+        return Problem(
+            severity="error", kind=self.kind, message=self.message, fix=self.fix, row=row, column=self.column
+        )
+
+
+@dataclass(slots=True)
+class Tally:
+    """Problems as they come in: counted by kind, the first `KEPT_PER_KIND` of each kept."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    kept: list[Problem] = field(default_factory=list)
+
+    def add(self, problem: Problem) -> None:
+        """Count a problem, and keep it if it is among the first of its kind."""
+        self.counts[problem.kind] += 1
+        if self.counts[problem.kind] <= KEPT_PER_KIND:
+            self.kept.append(problem)
+
+
+def shown(value: Any) -> str:
+    """Return a value as it is quoted in a message: as JSON, cut to a line."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 2]} …"
