@@ -13,7 +13,7 @@ import gradio as gr
 
 from gemma_ft.ui.live import LiveRuns
 from gemma_ft.ui.services import Services
-from gemma_ft.ui.wiring import QUIET, shows_errors
+from gemma_ft.ui.wiring import QUEUED, QUIET, shows_errors
 
 SCRIPT = "gemma_ft/dashboard.js"
 ON_LOAD = f"""
@@ -78,13 +78,13 @@ def build_dashboard(services: Services, token: gr.Textbox) -> Dashboard:
         services.resume(run_id, services.token(token_typed))
 
     screen.run_state(follow, None, [shown_run, stop, cancel, resume, playground], **QUIET)
-    stop.click(ask_to_stop, shown_run, None, **QUIET)
+    stop.click(ask_to_stop, shown_run, None, **QUEUED)
     cancel.click(
         ask_to_cancel,
         shown_run,
         None,
         js=f"(run) => confirm('Cancel this run without saving a checkpoint?') ? run : '{DECLINED}'",
-        **QUIET,
+        **QUEUED,
     )
     resume.click(ask_to_resume, [shown_run, token], None, **QUIET)
     return Dashboard(shown_run=shown_run, to_playground=playground)

@@ -22,7 +22,7 @@ from gemma_ft.errors import DataError, EngineError, GemmaFtError
 from gemma_ft.ui.form import Form
 from gemma_ft.ui.present import escape, problems_markdown
 from gemma_ft.ui.services import Services
-from gemma_ft.ui.wiring import QUIET, shows_errors
+from gemma_ft.ui.wiring import QUEUED, QUIET, shows_errors
 from gemma_ft.ui.xray_view import figures_html, lengths_html, raw_html, rows_html, summary
 
 PAGE_ROWS = 5
@@ -35,13 +35,6 @@ ASK_FOR = {
     "hub": "Type the name of a data set, as owner/name; or type a word and press Search the Hub.",
     "tfds": "Type the name of a data set, or the folder of one that was prepared.",
 }
-LIVE: dict[str, Any] = {
-    "show_progress": "hidden",
-    "api_visibility": "private",
-    "concurrency_limit": None,
-    "trigger_mode": "always_last",
-}
-"""Options of a handler that reports while it works."""
 
 
 class DataStep:
@@ -129,7 +122,7 @@ def wire_data_step(step: DataStep, services: Services, steps: gr.Walkthrough, to
     inputs = {path: component for path, component in form.inputs.items() if path.startswith("data.")}
     watched = [*inputs.values(), form["model.id"], form["method.objective"], form["training.max_length"]]
     changes = [steps.change, *(component.change for component in watched)]
-    looking = gr.on(changes, look, held, step.looked, **LIVE)
+    looking = gr.on(changes, look, held, step.looked, trigger_mode="always_last", **QUEUED)
     looking.then(lambda *values: xray(0, *values), held, step.xrayed, **QUIET)
     step.forth.click(turn(PAGE_ROWS), [step.first, *held], step.xrayed, **QUIET)
     step.back.click(turn(-PAGE_ROWS), [step.first, *held], step.xrayed, **QUIET)
@@ -192,7 +185,7 @@ def _wire_source(step: DataStep, services: Services, token: gr.Textbox) -> None:
 
     hidden = [name, form["data.config"], step.splits, step.search, step.files, step.paths, form["data.validation_path"]]
     source.change(switch, source, hidden, **QUIET)
-    step.search.click(search, [name, token], name, **QUIET)
+    step.search.click(search, [name, token], name, **QUEUED)
     offered = [form["data.config"], form["data.split"], form["data.validation_split"]]
     name.change(offer, [source, name, form["data.config"], token], offered, **QUIET)
 

@@ -27,6 +27,9 @@ class EventOptions(TypedDict):
 QUIET: EventOptions = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """A quick handler of the page: no queue, no spinner, not part of the API."""
 
+QUEUED: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+"""A handler of the page that yields, or says something with `gr.Info`: both need Gradio's queue."""
+
 
 def shows_errors(handler: Callable[P, R]) -> Callable[P, R]:
     """Turn our errors into a message on the screen, also those of a handler that yields; let bugs surface as bugs."""
