@@ -18,7 +18,7 @@ from gemma_ft.config import RunConfig
 from gemma_ft.data.prepare import Survey
 from gemma_ft.data.samples import Pair, Sample
 from gemma_ft.data.source import Row, plain_row
-from gemma_ft.train.encode import IGNORED, Encoded, EncodedPair, encode, system_turns
+from gemma_ft.train.encode import IGNORED, Encoded, EncodedPair, encode, encode_many, system_turns
 
 MEASURED_ROWS = 10_000
 """How many rows, the first in the order of training, the figures are taken from."""
@@ -26,6 +26,8 @@ PAGED_ROWS = 1_000
 """How many of these can be looked at."""
 LONGEST_SHOWN = 3_000
 """Tokens of one row that are shown."""
+AT_ONCE = 500
+"""Rows that are encoded before their number is reported."""
 BINS = 30
 LENGTH_STEP = 64
 """Suggested maximum lengths are multiples of this."""
@@ -51,11 +53,10 @@ def take_xray(
     began = time.monotonic()
     limit = config.training.max_length
     rows = found.first_rows("train", MEASURED_ROWS)
-    encoded = []
-    for number, (_, sample) in enumerate(rows, start=1):
-        encoded.append(encode(sample, tokenizer, limit))
-        if number % 500 == 0:
-            report(number)
+    encoded: list[Encoded | EncodedPair] = []
+    for at in range(0, len(rows), AT_ONCE):
+        encoded += encode_many([sample for _, sample in rows[at : at + AT_ONCE]], tokenizer, limit)
+        report(len(encoded))
     figures = {
         "rows": len(encoded),
         "of": found.train_rows,
@@ -115,7 +116,7 @@ def _figures(
         "tokens": tokens,
         "supervised_tokens": sum(trained),
         "supervised_fraction": sum(trained) / tokens if tokens else 0.0,
-        "zero_supervised_rows": sum(any(not sequence.num_trained for sequence in row) for row in per_row),
+        "zero_supervised_rows": sum(not row.num_trained for row in encoded),
         "truncated_rows": sum(any(sequence.cut for sequence in row) for row in per_row),
         "lost_answer_tokens": sum(sequence.cut_trained for sequence in flat),
         "bos_once_rows": sum(one and begins for one, begins in zip(once, first, strict=True)),

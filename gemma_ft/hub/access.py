@@ -102,7 +102,9 @@ def read_errors(what: str, repo_type: RepoType, *, suggest: Callable[[], str] | 
         advice = "Try again in some minutes." if _is_passing(exc) else "Check the token and try again."
         raise kind.error(f"The Hub refused {what}: {_reason(exc)}.", advice) from exc
     except HFValidationError as exc:
-        raise kind.error(f"{what!r} is no {kind.word} id: {exc}", "Write it as owner/name.") from exc
+        raise kind.error(
+            f"{what!r} is no {kind.word} id: {exc}", "Check the spelling, and write it as owner/name."
+        ) from exc
     except (httpx.HTTPError, httpx.InvalidURL, ConnectionError, LocalEntryNotFoundError) as exc:
         raise kind.error(f"The Hub could not be reached ({type(exc).__name__}).", kind.offline) from exc
 

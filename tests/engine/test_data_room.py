@@ -79,7 +79,9 @@ def test_figures_agree_with_an_independent_count(inspector: EngineClient, tmp_pa
     ends = [[piece[0] for piece in view["pieces"] if piece[1]][-1] == "<end_of_turn>" for view in views]
     assert figures["end_trained_rows"] == sum(ends) > 0
     assert max(lengths) == 40
-    assert figures["lengths"]["longest"] == max(view["cut"] + length for view, length in zip(views, lengths, strict=True))
+    assert figures["lengths"]["longest"] == max(
+        view["cut"] + length for view, length in zip(views, lengths, strict=True)
+    )
     assert sum(count for _, _, count in figures["histogram"]) == 40
     assert figures["suggested_max_length"] >= figures["lengths"]["longest"]
 
@@ -104,7 +106,9 @@ def test_a_pair_has_two_views_that_share_their_prompt(inspector: EngineClient, t
 
 
 def test_bad_data_is_a_report_in_a_look_and_an_error_in_an_xray(inspector: EngineClient, tmp_path: Path) -> None:
-    config = values(try_it(), source="file", path=file_with(tmp_path / "rows.jsonl", [{"prompt": "q", "completion": ""}]))
+    config = values(
+        try_it(), source="file", path=file_with(tmp_path / "rows.jsonl", [{"prompt": "q", "completion": ""}])
+    )
     report = inspector.look(config)["report"]
     assert not report["ok"]
     assert report["data"]["counts"] == {"empty_text": 1}

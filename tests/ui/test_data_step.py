@@ -49,7 +49,8 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def test_the_xray_shows_what_will_be_trained_and_pages_through_it(
-    start_app: Callable[[], App], open_page: Callable[..., Page]  # noqa: F811
+    start_app: Callable[[], App],
+    open_page: Callable[..., Page],  # noqa: F811
 ) -> None:
     page = open_page(start_app().url)
     open_data_step(page)
@@ -77,7 +78,9 @@ def test_the_xray_shows_what_will_be_trained_and_pages_through_it(
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_tokens_can_be_read(
-    start_app: Callable[[], App], open_page: Callable[..., Page], scheme: str  # noqa: F811
+    start_app: Callable[[], App],
+    open_page: Callable[..., Page],
+    scheme: str,
 ) -> None:
     page = open_page(start_app().url, viewport={"width": 390, "height": 844}, color_scheme=scheme)
     open_data_step(page)
@@ -88,7 +91,9 @@ def test_tokens_can_be_read(
 
 
 def test_hostile_rows_stay_text_and_bad_ones_can_be_left_out(
-    start_app: Callable[[], App], open_page: Callable[..., Page], tmp_path: Path  # noqa: F811
+    start_app: Callable[[], App],
+    open_page: Callable[..., Page],
+    tmp_path: Path,
 ) -> None:
     rows = [{"Frage": f"{HOSTILE} {n}", "Antwort": HOSTILE if n != 2 else ""} for n in range(12)]
     page = open_page(start_app().url)
@@ -108,7 +113,9 @@ def test_hostile_rows_stay_text_and_bad_ones_can_be_left_out(
 
 
 def test_the_mapping_can_be_changed_column_by_column(
-    start_app: Callable[[], App], open_page: Callable[..., Page], tmp_path: Path  # noqa: F811
+    start_app: Callable[[], App],
+    open_page: Callable[..., Page],
+    tmp_path: Path,
 ) -> None:
     rows = [{"question": f"q{n}", "answer": f"short {n}", "long_answer": f"long {n}"} for n in range(10)]
     page = open_page(start_app().url)
@@ -126,7 +133,9 @@ def test_the_mapping_can_be_changed_column_by_column(
 
 
 def test_a_file_that_cannot_be_used_says_so_and_blocks_the_start(
-    start_app: Callable[[], App], open_page: Callable[..., Page], tmp_path: Path  # noqa: F811
+    start_app: Callable[[], App],
+    open_page: Callable[..., Page],
+    tmp_path: Path,
 ) -> None:
     (tmp_path / "sheet.csv").write_bytes(b"PK\x03\x04 an Excel workbook")
     page = open_page(start_app().url)

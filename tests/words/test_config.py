@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -146,3 +147,26 @@ def test_a_config_cannot_be_changed() -> None:
 def test_the_documented_knobs_are_the_knobs() -> None:
     assert (ROOT / "docs" / "config.md").read_text(encoding="utf-8") == reference()
     assert all(f"`{path}`" in reference() for path in KNOBS)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"source": "hub", "id": None}, "id is missing: the source `hub`"),
+        ({"source": "tfds", "id": None}, "id is missing: the source `tfds`"),
+        ({"source": "file", "path": "x.csv", "validation_split": "test"}, "has no splits"),
+        ({"source": "hub", "id": "a/b", "validation_path": "x.csv"}, "use validation_split"),
+        ({"columns": {"prompt": 3}}, "data.columns.prompt"),
+        ({"format": "json"}, "data.format"),
+    ],
+)
+def test_settings_of_data_that_do_not_go_together_are_refused(data: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parse_config({"data": data})
+
+
+def test_paths_of_both_files_count_from_the_config(tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text("data: {source: file, path: a.csv, validation_path: sub/b.csv}")
+    data = load_config(config).data
+    assert (data.path, data.validation_path) == (str(tmp_path / "a.csv"), str(tmp_path / "sub" / "b.csv"))
