@@ -205,6 +205,7 @@ def new_run_id(config: RunConfig) -> str:
     plain = unicodedata.normalize("NFKD", config.name).encode("ascii", "ignore").decode().lower()
     label = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:32].strip("-") or "run"
     method = config.method.adapter if config.method.adapter != "none" else "full"
+    method = f"dpo-{method}" if config.method.objective == "dpo" else method
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{label}-{method}-{secrets.token_hex(2)}"
 
 

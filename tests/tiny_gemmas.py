@@ -161,8 +161,8 @@ def _tune(
     from gemma_ft.events import FactWriter
     from gemma_ft.train.control import Control
     from gemma_ft.train.encode import encode_all
-    from gemma_ft.train.loading import load_tokenizer
     from gemma_ft.train.progress import Progress
+    from gemma_ft.train.tokenizer import load_tokenizer
     from gemma_ft.train.tuning import tune
 
     def called(module: Any, given: Any, named: dict[str, Any], output: Any) -> None:

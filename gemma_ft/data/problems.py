@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
 KEPT_PER_KIND = 20
 SHOWN_CHARACTERS = 80
+LISTED_NAMES = 12
+LONGEST_NAME = 30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +60,17 @@ class Tally:
 
 
 def shown(value: Any) -> str:
-    """Return a value as it is quoted in a message: as JSON, cut to a line."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 2]} …"
+    """Return a value as it is quoted in a message: as JSON, cut to a line, half characters as `\\ud83d`."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except RecursionError:
+        return "[[[[ … nested deeply"
+    text = text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 2]} …"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def listed(names: Iterable[object]) -> str:
+    """Return names as they are listed in a message: in quotes, the first few, each cut to a length, or `none`."""
+    texts = [str(name) for name in islice(names, LISTED_NAMES + 1)]
+    quoted = [repr(text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}…") for text in texts[:LISTED_NAMES]]
+    return ", ".join([*quoted, "…"] if len(texts) > LISTED_NAMES else quoted) or "none"

@@ -61,11 +61,14 @@ def model_card(config: RunConfig, *, rows: int, figures: dict[str, str], repo: s
         library_name="peft" if adapter else "transformers",
         license="apache-2.0" if open_licence else "gemma",
         pipeline_tag="text-generation",
+        datasets=[config.data.id] if config.data.source == "hub" else None,
         tags=["gemma", config.method.objective, *(["lora"] if adapter else [])],
     )
     shown = config.model_copy(
         update={
-            "data": config.data.model_copy(update={"path": _file_name(config.data.path)}),
+            "data": config.data.model_copy(
+                update={name: _file_name(getattr(config.data, name)) for name in ("path", "validation_path")}
+            ),
             "model": config.model.model_copy(update={"id": config.model.public_id}),
         }
     )
@@ -75,7 +78,7 @@ def model_card(config: RunConfig, *, rows: int, figures: dict[str, str], repo: s
         base=config.model.public_id,
         method=" and ".join([*(["DPO"] if pairs else []), "LoRA" if adapter else "full fine-tuning"]),
         rows=f"{rows:,} pairs of a better and a worse answer" if pairs else f"{rows:,} examples",
-        data=config.data.id if config.data.source == "example" else "a private file",
+        data="a private file" if config.data.source == "file" or config.data.path else config.data.id,
         use=(ADAPTER_USE if adapter else FULL_USE).format(repo=repo or "path/to/this/folder"),
         figures="\n".join(f"| {name} | {value} |" for name, value in figures.items()),
         config=shown.to_yaml(),

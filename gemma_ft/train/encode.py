@@ -145,7 +145,7 @@ def encode_prompt(conversation: Conversation, tokenizer: Any) -> list[int]:
 
 
 def encode_many(samples: Sequence[Sample], tokenizer: Any, max_length: int) -> list[Row]:
-    """Return what `encode` returns of each sample; one call of the tokenizer for all of them is several times faster."""
+    """Return what `encode` returns of each sample; one call of the tokenizer for all is several times faster."""
     pieces = [_pieces(sample, tokenizer) for sample in samples]
     ids = iter(_tokenise([text for row in pieces for text, _ in row], tokenizer))
     rows: list[Row] = []

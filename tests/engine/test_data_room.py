@@ -62,7 +62,8 @@ def test_the_pages_of_the_xray_show_the_rows_in_the_order_of_training(inspector:
         (view,) = row["views"]
         trained = "".join(text for text, is_trained, _, _ in view["pieces"] if is_trained)
         assert trained == f"{sample[1]['content']}<end_of_turn>"  # type: ignore[index]
-        assert [piece for piece in view["pieces"] if piece[0] == "<bos>"][0][2]
+        text, is_trained, is_special, _ = view["pieces"][0]
+        assert (text, is_trained, is_special) == ("<bos>", False, True)
 
 
 def test_figures_agree_with_an_independent_count(inspector: EngineClient, tmp_path: Path) -> None:

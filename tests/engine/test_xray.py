@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from gemma_ft.engine.xray import BINS, histogram, packing_gain, suggest_length
@@ -12,7 +14,7 @@ def test_the_bars_cover_every_length_once() -> None:
     bars = histogram(lengths)
     assert len(bars) <= BINS + 1
     assert bars[0][0] == 0
-    assert all(end == begin for (_, end, _), (begin, _, _) in zip(bars, bars[1:], strict=False))
+    assert all(end == begin for (_, end, _), (begin, _, _) in pairwise(bars))
     assert all(count == sum(begin <= length < end for length in lengths) for begin, end, count in bars)
     assert sum(count for *_, count in bars) == len(lengths)
     assert histogram([]) == []

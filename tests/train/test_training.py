@@ -127,7 +127,8 @@ def test_a_saved_adapter_gives_the_same_logits_and_merging_does_not_change_them(
     import torch
     from peft import get_peft_model
 
-    from gemma_ft.train.loading import adapter_for, load_model, load_result, load_tokenizer, save_result
+    from gemma_ft.train.loading import adapter_for, load_model, load_result, save_result
+    from gemma_ft.train.tokenizer import load_tokenizer
 
     config = recipes.try_it()
     folder = demo_models / DEMO_FOLDER

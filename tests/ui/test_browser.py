@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from conftest import App, wait_for_end, wait_until
+from contrast import CONTRAST
 from gemma_ft import recipes
 from gemma_ft.jobs.processes import is_alive
 from gemma_ft.settings import Settings
@@ -26,50 +26,6 @@ PARIS = "The capital of France is Paris."
 POINTS = "() => window.gemmaDashboard?.chart.steps.length ?? 0"
 DRAWN = "() => document.querySelector('#loss-chart')?.data?.[0]?.x?.length ?? 0"
 START_SECONDS = 120_000
-# The contrast of an element's text with what lies behind it, as WCAG 2 defines it.
-CONTRAST = """(element) => {
-  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
-  const luminance = ([r, g, b]) => [r, g, b]
-    .map((v) => v / 255).map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
-    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const clear = (node) => parse(getComputedStyle(node).backgroundColor)[3] === 0;
-  let behind = element;
-  while (behind.parentElement && clear(behind)) behind = behind.parentElement;
-  const [a, b] = [getComputedStyle(element).color, getComputedStyle(behind).backgroundColor].map(parse).map(luminance);
-  return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-}"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """A function that opens a page; errors of its scripts, failed requests and requests elsewhere fail the test."""
-    wrong: list[str] = []
-    pages: list[Page] = []
-
-    def open_at(url: str, **context: Any) -> Page:
-        page = browser.new_context(
-            viewport=context.pop("viewport", {"width": 1280, "height": 900}), **context
-        ).new_page()
-        page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
-        page.on("response", lambda r: wrong.append(f"{r.status} {r.url}") if r.status >= 400 else None)
-        page.on("request", lambda r: None if r.url.startswith((url[:21], "data:", "blob:")) else wrong.append(r.url))
-        page.set_default_timeout(30_000)
-        page.goto(url)
-        pages.append(page)
-        return page
-
-    yield open_at
-    for page in pages:
-        page.context.close()
-    assert wrong == []
 
 
 def start_try_it(page: Page) -> None:

@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from conftest import App
+from contrast import CONTRAST
 from hub_server import HubServer
-from ui.test_browser import CONTRAST, browser, open_page  # noqa: F401 - fixtures
 
 pytestmark = [pytest.mark.browser, pytest.mark.train]
 
@@ -50,7 +50,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def test_the_xray_shows_what_will_be_trained_and_pages_through_it(
     start_app: Callable[[], App],
-    open_page: Callable[..., Page],  # noqa: F811
+    open_page: Callable[..., Page],
 ) -> None:
     page = open_page(start_app().url)
     open_data_step(page)
@@ -154,7 +154,7 @@ def test_a_file_that_cannot_be_used_says_so_and_blocks_the_start(
 
 def test_a_data_set_of_the_hub_is_searched_chosen_and_looked_at(
     start_app: Callable[[], App],
-    open_page: Callable[..., Page],  # noqa: F811
+    open_page: Callable[..., Page],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
