@@ -3,16 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-fast check format clean
+.PHONY: run test test-fast test-slow check format clean
 
 run: $(VENV)/installed ## Serve the app on http://localhost:7860
 	$(BIN)/python app.py
 
 test: $(VENV)/installed-dev ## All tests: real runs and a real browser
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu and not slow"
 
 test-fast: $(VENV)/installed-dev ## Tests that train nothing and need no browser, under 90 seconds
 	$(BIN)/python -m pytest -m "not gpu and not train and not browser"
+
+test-slow: $(VENV)/installed-dev ## Tests that take minutes each: a file of 200 MB
+	$(BIN)/python -m pytest -m slow
 
 check: $(VENV)/installed-dev ## Format, lint, types, then all tests
 	$(BIN)/ruff format --check .

@@ -204,9 +204,9 @@ def new_run_id(config: RunConfig) -> str:
     """Make an id such as `20261123-141502-capitals-lora-7f3a`: sortable by time, unique, safe in paths."""
     plain = unicodedata.normalize("NFKD", config.name).encode("ascii", "ignore").decode().lower()
     label = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:32].strip("-") or "run"
+    objective = "dpo-" if config.method.objective == "dpo" else ""
     method = config.method.adapter if config.method.adapter != "none" else "full"
-    method = f"dpo-{method}" if config.method.objective == "dpo" else method
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{label}-{method}-{secrets.token_hex(2)}"
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{label}-{objective}{method}-{secrets.token_hex(2)}"
 
 
 def replace_file(path: Path, text: str) -> None:

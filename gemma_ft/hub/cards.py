@@ -61,7 +61,7 @@ def model_card(config: RunConfig, *, rows: int, figures: dict[str, str], repo: s
         library_name="peft" if adapter else "transformers",
         license="apache-2.0" if open_licence else "gemma",
         pipeline_tag="text-generation",
-        datasets=[config.data.id] if config.data.source == "hub" else None,
+        datasets=[str(config.data.id)] if config.data.source == "hub" else None,
         tags=["gemma", config.method.objective, *(["lora"] if adapter else [])],
     )
     shown = config.model_copy(

@@ -190,7 +190,7 @@ def test_an_uploaded_file_is_looked_at_and_its_bad_row_is_named(
     page.locator("#data-upload").get_by_role("button", name="Clear").click()
     page.locator("#data-upload input[type=file]").set_input_files(good)
     expect(page.locator("#data-verdict")).to_contain_text("5 to train on, 1 held out")
-    expect(page.locator("#data-preview")).to_contain_text("<img src=x onerror=alert")
+    expect(page.locator("#xray-rows")).to_contain_text("<img src=x onerror=alert")
     assert (app.settings.home / "uploads").is_dir()
 
 
