@@ -8,13 +8,15 @@ mapped is never overruled. A column is named as in the data, or with dots into w
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from gemma_ft.config import Format
+from gemma_ft.data.problems import listed
 from gemma_ft.data.source import Row
-from gemma_ft.data.turns import is_turns
+from gemma_ft.data.turns import is_turns, role_keys
 from gemma_ft.errors import DataError
 
 LOOKED_AT = 100
@@ -70,6 +72,10 @@ SHAPES: dict[Format, Shape] = {
 }
 NOT_TEXT = {"id", "idx", "index", "url", "uuid", "source", "lang", "language", "split", "category", "label", "date"}
 """Columns that are not taken for a question or an answer when only their content speaks for it."""
+LONGEST_GUESSED = 100
+"""Characters of a name of a column that is taken for its content alone."""
+NUMBERS = re.compile(r"[\d\s.,:;/+\-%$€£TZ]*", re.ASCII)
+"""What cells of numbers, dates and times are made of."""
 MISSING = object()
 
 
@@ -88,6 +94,13 @@ def value_at(row: Mapping[str, Any], column: str) -> Any:
     return value
 
 
+def beside(row: Mapping[str, Any], column: str) -> list[str]:
+    """Return the names of what stands where a column should be, such as `translation.en` for `translation.cy`."""
+    above = column.rpartition(".")[0]
+    held = value_at(row, above) if above else None
+    return [f"{above}.{name}" for name in held] if isinstance(held, Mapping) else list(row)
+
+
 def find_layout(rows: Sequence[Row], wanted: Format | Literal["auto"], mapped: Mapping[str, str]) -> Layout:
     """Return the layout of the first rows, given a format or none, and what the person mapped.
 
@@ -104,15 +117,16 @@ def find_layout(rows: Sequence[Row], wanted: Format | Literal["auto"], mapped: M
             return Layout(name, columns)
     if wanted in ("auto", "prompt_completion", "text") and not mapped and (guessed := _by_content(rows, found, wanted)):
         return guessed
-    listed = ", ".join(repr(name) for name in found[:20]) or "none"
     if wanted == "auto":
+        textless = not any(_is_text(_values(rows, column)) or _is_nested(_values(rows, column)) for column in found)
+        why = "hold numbers, but no text to learn" if textless else "fit no known format"
         raise DataError(
-            f"The columns found ({listed}) fit no known format.",
+            f"The columns found ({listed(found)}) {why}.",
             "Choose a format and say which column holds what, or call the columns `prompt` and `completion`.",
         )
     lacking = [part for part in SHAPES[wanted].required if part not in mapped]
     raise DataError(
-        f"The format {wanted} needs {' and '.join(SHAPES[wanted].required)}; the columns found are {listed}.",
+        f"The format {wanted} needs {' and '.join(SHAPES[wanted].required)}; the columns found are {listed(found)}.",
         f"Say which column holds {' and '.join(lacking) or 'what'}, or choose another format.",
     )
 
@@ -128,12 +142,13 @@ def _refuse_unknown(rows: Sequence[Row], found: list[str], wanted: str, mapped: 
     parts = sorted({part for shape in shapes for part in (*shape.required, *shape.optional)})
     for part, column in mapped.items():
         if part not in parts:
-            raise DataError(f"data.columns: there is no part {part!r}.", f"The parts are: {', '.join(parts)}.")
+            raise DataError(f"data.columns: there is no part {listed([part])}.", f"The parts are: {', '.join(parts)}.")
         if all(value_at(row, column) is MISSING for row in rows[:LOOKED_AT]):
             near = difflib.get_close_matches(column, found, n=1)
-            listed = ", ".join(repr(name) for name in found[:20]) or "none"
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise DataError(f"There is no column {column!r}; the columns found are {listed}.", f"Map it anew.{hint}")
+            raise DataError(
+                f"There is no column {listed([column])}; the columns found are {listed(found)}.",
+                f"Did you mean {listed(near)}?" if near else f"Say which of these holds {part}, under data.columns.",
+            )
 
 
 def _columns(
@@ -191,25 +206,41 @@ def _special(name: Format, rows: Sequence[Row], found: list[str]) -> dict[str, s
 def _fits(name: Format, rows: Sequence[Row], columns: Mapping[str, str]) -> bool:
     """Tell whether what the columns hold is what the format expects, as far as names do not settle it."""
     if name in ("messages", "sharegpt"):
-        values = _values(rows, columns["messages"])
-        turns = next((value for value in values if is_turns(value)), None)
-        if turns is None:
+        keys = next((keys for value in _values(rows, columns["messages"]) if (keys := role_keys(value))), None)
+        if keys is None:
             return name == "messages" and columns["messages"] == "messages"
-        return (name == "sharegpt") == ('"from"' in str(turns) or "'from'" in str(turns))
+        return (name == "sharegpt") == ("from" in keys)
+    if name == "translation":
+        return not {"prompt", "completion"} <= set(columns_of(rows))
     if name == "text":
         return sum(_is_text(_values(rows, column)) for column in columns_of(rows)) == 1 or columns["text"] == "text"
     return True
 
 
 def _is_text(values: Sequence[Any]) -> bool:
-    return bool(values) and all(isinstance(value, str) for value in values)
+    """Tell whether all are texts, and most of them are more than a number or a date."""
+    if not all(isinstance(value, str) for value in values):
+        return False
+    return sum(not NUMBERS.fullmatch(value) for value in values) * 2 > len(values)
+
+
+def _is_nested(values: Sequence[Any]) -> bool:
+    return any(isinstance(value, list | Mapping) for value in values)
 
 
 def _by_content(rows: Sequence[Row], found: list[str], wanted: str) -> Layout | None:
-    """Take the only two columns of text for question and answer, or the only one for text."""
-    texts = [column for column in found if _plain(column) not in NOT_TEXT and _is_text(_values(rows, column))]
+    """Take the only two columns of text for question and answer, or the only one for text.
+
+    A single one is not taken when lists or objects beside it, or numbers behind it, may be what is to be learned.
+    """
+    named = {column: _values(rows, column) for column in found if _plain(column) not in NOT_TEXT}
+    texts = [column for column, values in named.items() if _is_text(values) and len(column) <= LONGEST_GUESSED]
     if len(texts) == 2 and wanted != "text":
         return Layout("prompt_completion", {"prompt": texts[0], "completion": texts[1]})
-    if len(texts) == 1 and wanted != "prompt_completion":
-        return Layout("text", {"text": texts[0]})
-    return None
+    if len(texts) != 1 or wanted == "prompt_completion":
+        return None
+    behind = list(named.values())[list(named).index(texts[0]) + 1 :]
+    answers = any(isinstance(value, str) for values in behind for value in values)
+    if wanted == "auto" and (answers or any(map(_is_nested, named.values()))):
+        return None
+    return Layout("text", {"text": texts[0]})

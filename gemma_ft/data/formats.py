@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 from gemma_ft.config import Format
-from gemma_ft.data.columns import MISSING, Layout, value_at
-from gemma_ft.data.problems import BadRow, shown
+from gemma_ft.data.columns import MISSING, Layout, beside, value_at
+from gemma_ft.data.problems import BadRow, listed, shown
 from gemma_ft.data.samples import Conversation, Message, Pair, Sample
 from gemma_ft.data.source import Row
-from gemma_ft.data.turns import check_turns, is_turns, read_turns, text_of, tools_as_text, with_system
+from gemma_ft.data.turns import ADD_ANSWER, check_turns, is_turns, read_turns, text_of, tools_as_text, with_system
 
 LONGEST_ROW = 2_000_000
 """Characters; some 500,000 tokens, twice the longest context of any Gemma."""
@@ -48,9 +48,9 @@ class RowReader:
         """Return what the row holds for a part that it must have. Raises `BadRow`."""
         value = value_at(row, self.column(part))
         if value is MISSING:
-            have = ", ".join(map(str, row)) or "none"
-            message = f"The column {self.column(part)!r} is missing; this row has: {have[:200]}."
-            raise BadRow("missing_column", self.column(part), message, "Add it.")
+            have = listed(beside(row, self.column(part)))
+            message = f"The column {self.column(part)!r} is missing; this row has: {have}."
+            raise BadRow("missing_column", self.column(part), message, "Add it to this row, or leave the row out.")
         return value
 
     def text(self, row: Row, part: str) -> str:
@@ -70,7 +70,9 @@ class RowReader:
 def _messages(read: RowReader, row: Row) -> Sample:
     turns = read_turns(read.value(row, "messages"), read.column("messages"), read.notes)
     system = read.optional(row, "system")
-    tools = tools_as_text(value_at(row, read.column("tools")), read.notes) if read.column("tools") else None
+    tools = None
+    if column := read.column("tools"):
+        tools = tools_as_text(value_at(row, column), column, read.notes)
     if tools and turns and turns[0]["role"] == "system":
         turns[0]["content"] += f"\n\n{tools}"
     elif tools:
@@ -108,57 +110,66 @@ def _text(read: RowReader, row: Row) -> Sample:
 
 
 def _preference(read: RowReader, row: Row) -> Sample:
-    chosen, rejected = read.value(row, "chosen"), read.value(row, "rejected")
-    prompt = value_at(row, read.column("prompt")) if read.column("prompt") else MISSING
     names = (read.column("chosen"), read.column("rejected"))
-    if is_turns(chosen) or is_turns(rejected):
-        both = zip((chosen, rejected), names, strict=True)
-        answers = tuple(_as_turns(value, name, "assistant", read.notes) for value, name in both)
-        shared = _shared(answers[0], answers[1])
-        before = answers[0][:shared]
-        if not before and prompt not in (MISSING, None):
-            before = _as_turns(prompt, read.column("prompt"), "user", read.notes)
-        rest = tuple(answer[shared:] for answer in answers)
-    elif prompt not in (MISSING, None):
-        before = _as_turns(prompt, read.column("prompt"), "user", read.notes)
-        rest = (_answer(chosen, names[0]), _answer(rejected, names[1]))
-    else:
-        before, rest = _without_prompt(text_of(chosen, names[0]), text_of(rejected, names[1]))
-    return _pair(with_system(before, read.optional(row, "system")), rest, names)
-
-
-def _pair(before: Conversation, rest: tuple[Conversation, ...], names: tuple[str, str]) -> Pair:
-    """Return the pair if both answers are one assistant's turn after the same question. Raises `BadRow`."""
-    if rest[0] == rest[1]:
-        message = (
-            f"The chosen and the rejected answer are the same: {shown(rest[0][-1]['content'] if rest[0] else '')}."
+    chosen, rejected = read.value(row, "chosen"), read.value(row, "rejected")
+    prompt = value_at(row, read.column("prompt")) if read.column("prompt") else None
+    asked = prompt is not None and prompt is not MISSING
+    if asked or is_turns(chosen) or is_turns(rejected):
+        talks = (
+            _as_turns(chosen, names[0], "assistant", read.notes),
+            _as_turns(rejected, names[1], "assistant", read.notes),
         )
-        raise BadRow("same_answers", names[1], message, "Change one of them.")
+    else:
+        talks = _without_prompt(text_of(chosen, names[0]), text_of(rejected, names[1]))
+    if talks[0] == talks[1]:
+        message = f"The chosen and the rejected answer are the same: {shown(talks[0][-1]['content'])}."
+        raise BadRow("same_answers", names[1], message, "Change one of them, or leave the row out.")
+    shared = _shared(*talks)
+    before = talks[0][:shared]
+    if asked and not before:
+        before = _question(prompt, read.column("prompt"), read.notes)
+    return _pair(with_system(before, read.optional(row, "system")), (talks[0][shared:], talks[1][shared:]), names)
+
+
+def _question(prompt: Any, column: str, notes: set[str]) -> Conversation:
+    """Return what a column `prompt` holds, which ends with the user's turn. Raises `BadRow`."""
+    turns = _as_turns(prompt, column, "user", notes)
+    if turns[-1]["role"] != "user":
+        roles = " ".join(turn["role"] for turn in turns)
+        message = f"{column!r} does not end with the user's message; its roles are: {shown(roles)}."
+        raise BadRow("roles", column, message, "End it with the question that both answers reply to.")
+    return turns
+
+
+def _pair(before: Conversation, rest: tuple[Conversation, Conversation], names: tuple[str, str]) -> Pair:
+    """Return the pair if both answers are one assistant's turn after the same question. Raises `BadRow`."""
     if not before or before[-1]["role"] != "user":
-        message = f"{names[0]!r} and {names[1]!r} do not begin with the same question."
+        begin = " and ".join(shown(answer[0]["content"]) if answer else "nothing" for answer in rest)
+        message = f"{names[0]!r} and {names[1]!r} do not begin with the same question, but with {begin}."
         raise BadRow("no_prompt", names[0], message, "Add a column `prompt` with the question.")
     for answer, name in zip(rest, names, strict=True):
         if [turn["role"] for turn in answer] != ["assistant"]:
             roles = " ".join(turn["role"] for turn in answer) or "nothing"
-            message = f"{name!r} goes on with {roles} after the shared question, not with one answer."
+            message = f"{name!r} goes on with {shown(roles)} after the shared question, not with one answer."
             raise BadRow("roles", name, message, "Let both differ in the last answer only.")
     check_turns([*before, rest[0][0]], names[0])
     return Pair(before, rest[0][0], rest[1][0])
 
 
-def _without_prompt(chosen: str, rejected: str) -> tuple[Conversation, tuple[Conversation, ...]]:
+def _without_prompt(chosen: str, rejected: str) -> tuple[Conversation, Conversation]:
     """Split two texts that begin with the same question: by who speaks, else where the words begin to differ."""
-    talks = tuple(_dialogue(text) for text in (chosen, rejected))
+    talks = _dialogue(chosen), _dialogue(rejected)
     if all(talks):
-        shared = _shared(talks[0], talks[1])
-        return talks[0][:shared], tuple(talk[shared:] for talk in talks)
-    same = next((place for place, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), 0)
-    begin = chosen[:same]
-    cut = max(begin.rfind(mark) + 1 for mark in " \n\t")
-    if not begin[:cut].strip() or chosen == rejected:
-        return [], ([{"role": "assistant", "content": chosen}], [{"role": "assistant", "content": rejected}])
-    asked = [{"role": "user", "content": begin[:cut].strip()}]
-    return asked, (_answer(chosen[cut:], "chosen"), _answer(rejected[cut:], "rejected"))
+        return talks
+    ends = min(len(chosen), len(rejected))
+    same = next((place for place in range(ends) if chosen[place] != rejected[place]), ends)
+    cut = max(chosen[:same].rfind(mark) + 1 for mark in " \n\t")
+    asked: Conversation = [{"role": "user", "content": chosen[:cut].strip()}] if chosen[:cut].strip() else []
+    begin = cut if asked else 0
+    return (
+        [*asked, {"role": "assistant", "content": chosen[begin:]}],
+        [*asked, {"role": "assistant", "content": rejected[begin:]}],
+    )
 
 
 def _dialogue(text: str) -> Conversation:
@@ -179,14 +190,13 @@ def _shared(one: Conversation, other: Conversation) -> int:
 
 
 def _as_turns(value: Any, column: str, role: str, notes: set[str]) -> Conversation:
-    """Return a list of messages, or a text as one message of this role."""
+    """Return a list of messages, or a text as one message of this role. Raises `BadRow`."""
     if is_turns(value):
         return read_turns(value, column, notes)
+    if value == []:
+        kind, fix = ("no_answer", ADD_ANSWER) if role == "assistant" else ("no_prompt", "Add the question to it.")
+        raise BadRow(kind, column, f"{column!r} is an empty list ([]).", fix)
     return [{"role": role, "content": text_of(value, column)}]
-
-
-def _answer(value: Any, column: str) -> Conversation:
-    return [{"role": "assistant", "content": text_of(value, column)}]
 
 
 def _exchange(asked: str, answered: str, system: str | None) -> Conversation:

@@ -32,6 +32,7 @@ REPORT_EVERY = 1000
 Part = Literal["train", "validation"]
 Kept = TypeVar("Kept")
 PAIRS_NOTE = "Supervised tuning learns the chosen answers; the rejected ones are not used."
+NO_MEASURE = "Put rows in it, or leave it out: a part of the rows to train on is then held out."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,8 +40,9 @@ class Survey:
     """What is in the data and what a run will use of it.
 
     `train_numbers` and `validation_numbers` are positions among the rows of their source, in the order of training.
-    `counts` and `problems` hold errors (rows that cannot be used) and warnings. `complete` is false, and `total` the
-    number of all rows where that is known, when only the first rows were looked at.
+    `rows` and `kept` also count those of a second source that is there to measure with. `counts` and `problems` hold
+    errors (rows that cannot be used) and warnings. `complete` is false, and `total` the number of all rows where that
+    is known, when only the first rows were looked at.
     """
 
     format: Format
@@ -148,6 +150,8 @@ def survey(
     reader = _Reader(layout, objective)
     trained = _look(sources[0], reader, tally, report)
     measured = _look(sources[1], reader, tally, report, where=sources[1].name) if sources[1] else None
+    if measured and not measured.rows and sources[1]:
+        raise DataError(f"{sources[1].name}, the data to measure with, holds no rows.", NO_MEASURE)
     bad_rows = sum(tally.counts.values())
     _count_duplicates(trained, tally)
     train, validation = split(trained.numbers, trained.digests, data, measured.digests if measured else None)
@@ -182,8 +186,18 @@ def require_usable(found: Survey, *, drop_bad_rows: bool) -> None:
         raise DataError(
             _describe(found), "Mend these rows, or switch on data.drop_bad_rows to leave such rows out of the training."
         )
-    if not found.train_rows:
-        raise DataError("All rows say the same, so none is left to train on.", "Add different rows or hold none out.")
+    if found.sources[1] and not found.validation_rows:
+        raise DataError(f"No row of {found.sources[1].name}, the data to measure with, can be used.", NO_MEASURE)
+    if found.train_rows:
+        return
+    if found.counts.get("in_both"):
+        raise DataError(
+            "All rows are also in the data to measure with, so none is left to train on.",
+            "Give other rows to measure with, or none: a part of the rows is then held out.",
+        )
+    if found.sources[1]:
+        raise DataError(f"No row of {found.sources[0].name} can be used.\n{_describe(found)}", "Mend these rows.")
+    raise DataError("All rows say the same, so none is left to train on.", "Add different rows or hold none out.")
 
 
 def split(

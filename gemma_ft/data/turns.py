@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from gemma_ft.data.problems import BadRow, shown
+from gemma_ft.data.problems import BadRow, listed, shown
 from gemma_ft.data.samples import Conversation, Message
 
 ROLES = {
@@ -25,16 +26,25 @@ ROLES = {
 ROLE_KEYS = ("role", "from", "speaker")
 CONTENT_KEYS = ("content", "value", "parts", "text", "message")
 LONGEST_CELL = 2_000_000
+LONGEST_PYTHON = 200_000
+"""Characters of a cell that are read as Python writes a list; reading it takes some 300 times their memory."""
+PYTHON_TURNS = re.compile(r"\s*\[\s*\{")
 TOOLS_NOTE = "Tool calls, their results and the tools' descriptions are written out as text."
 ADD_ANSWER = "Add the answer to learn, as the last message."
 
 
 def is_turns(value: Any) -> bool:
     """Tell whether a value looks like a list of messages."""
-    value = _unpacked(value)
-    if not isinstance(value, list) or not value:
-        return False
-    return all(isinstance(turn, Mapping) and any(key in turn for key in ROLE_KEYS) for turn in value)
+    return bool(role_keys(value))
+
+
+def role_keys(value: Any) -> set[str]:
+    """Return the names under which a list of messages says who speaks; none for what is no such list."""
+    turns = _unpacked(value)
+    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
+        return set()
+    keys = [next((key for key in ROLE_KEYS if key in turn), "") for turn in turns]
+    return set(keys) if all(keys) else set()
 
 
 def read_turns(value: Any, column: str, notes: set[str]) -> Conversation:
@@ -92,9 +102,7 @@ def text_of(value: Any, column: str) -> str:
     if value is None:
         raise BadRow("empty_text", column, f"{column!r} is empty (null).", "Fill it in or leave the row out.")
     if not isinstance(value, str):
-        kind = type(value).__name__
-        message = f"{column!r} is {kind} ({shown(value)}), not text."
-        raise BadRow("not_text", column, message, "Write it as text in quotes.")
+        raise BadRow("not_text", column, f"{column!r} is {shown(value)}, not text.", "Write one text in quotes.")
     if not value.strip():
         message = f"{column!r} is empty ({shown(value)})."
         raise BadRow("empty_text", column, message, "Fill it in or leave the row out.")
@@ -108,8 +116,11 @@ def text_of(value: Any, column: str) -> str:
 
 def _unpacked(value: Any) -> Any:
     """Return what a cell of text holds when it is JSON or Python's way to write a list; columns of lists as a list."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{") and len(value) <= LONGEST_CELL:
-        for parse in (json.loads, ast.literal_eval):
+    if isinstance(value, str) and len(value) <= LONGEST_CELL and value.lstrip()[:1] in ("[", "{"):
+        parsers: list[Callable[[str], Any]] = [json.loads]
+        if len(value) <= LONGEST_PYTHON and PYTHON_TURNS.match(value):
+            parsers.append(ast.literal_eval)
+        for parse in parsers:
             try:
                 value = parse(value)
                 break
@@ -128,9 +139,13 @@ def _read_turn(turn: Mapping[str, Any], column: str, notes: set[str]) -> tuple[M
         known = "user, assistant, system or tool"
         message = f"The role of {column} is {shown(given)}." if given is not None else f"{column} has no role."
         raise BadRow("unknown_role", column, message, f"Use {known}.")
-    key = next((key for key in CONTENT_KEYS if turn.get(key) is not None), "content")
+    keys = [key for key in CONTENT_KEYS if key in turn]
+    key = next((key for key in keys if turn[key] is not None), [*keys, "content"][0])
     calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else [])
     content = turn.get(key)
+    if key not in turn and not calls:
+        message = f"{column} has no content; its keys are: {listed(turn)}."
+        raise BadRow("missing_column", f"{column}.{key}", message, "Put what is said under `content`.")
     if calls:
         notes.add(TOOLS_NOTE)
         content = _calls_as_text(content, calls, f"{column}.tool_calls")
@@ -161,9 +176,19 @@ def _calls_as_text(content: Any, calls: Any, column: str) -> str:
     for call in calls if isinstance(calls, list) else [calls]:
         inner = call.get("function", call) if isinstance(call, Mapping) else None
         if not isinstance(inner, Mapping) or "name" not in inner:
-            raise BadRow("not_messages", column, f"{column!r} holds {shown(call)}, no call.", "Give its name.")
-        lines.append(json.dumps({"name": inner["name"], "arguments": _arguments(inner.get("arguments"))}, default=str))
+            raise BadRow(
+                "not_messages", column, f"{column!r} holds {shown(call)}, no call.", 'Write {"name": "...", ...}.'
+            )
+        lines.append(_as_json({"name": inner["name"], "arguments": _arguments(inner.get("arguments"))}, column))
     return "\n".join(lines)
+
+
+def _as_json(value: Any, column: str) -> str:
+    try:
+        return text_of(json.dumps(value, ensure_ascii=False, default=str), column)
+    except RecursionError:
+        message = f"{column!r} is nested too deeply to be read."
+        raise BadRow("not_text", column, message, "Flatten it, or leave the row out.") from None
 
 
 def _arguments(given: Any) -> Any:
@@ -176,11 +201,11 @@ def _arguments(given: Any) -> Any:
         return given
 
 
-def tools_as_text(tools: Any, notes: set[str]) -> str | None:
-    """Return descriptions of tools as text for the system turn, or `None` when there are none."""
+def tools_as_text(tools: Any, column: str, notes: set[str]) -> str | None:
+    """Return descriptions of tools as text for the system turn, or `None` when there are none. Raises `BadRow`."""
     tools = _unpacked(tools)
     if not isinstance(tools, list) or not tools:
         return None
     notes.add(TOOLS_NOTE)
-    lines = [json.dumps(tool, ensure_ascii=False, default=str) for tool in tools]
+    lines = [_as_json(tool, column) for tool in tools]
     return "\n".join(["You can call these tools:", *lines])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from array import array
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,66 @@ def test_pairs_are_pairs_for_dpo_and_answers_for_supervised_tuning(tmp_path: Pat
     data = prepare(config, "sft")
     assert [turn["content"] for turn in data.train[0]] == ["q0", "good"]  # type: ignore[union-attr]
     assert any("chosen" in note for note in data.survey.notes)
+
+
+LONG = "k" * 100_000
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"columns": {"prompt": LONG}}, {"columns": {LONG: "prompt"}}, {"format": "alpaca"}]
+)
+def test_a_message_stays_short_whatever_the_names_are(tmp_path: Path, settings: dict[str, Any]) -> None:
+    with pytest.raises(DataError) as caught:
+        survey(file_with(tmp_path, [{f"{LONG}{n}": "word" for n in range(5)}], **settings))
+    assert len(str(caught.value)) < 1000
+
+
+def test_numbers_behind_the_only_text_may_be_the_answers_and_are_not_dropped_in_silence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="fit no known format"):
+        survey(file_with(tmp_path, [{"Frage": "Wie viele?", "Anzahl": "12"}, {"Frage": "Und hier?", "Anzahl": "7"}]))
+
+
+def test_the_place_a_text_comes_from_does_not_make_a_translation(tmp_path: Path) -> None:
+    rows = [{"source": "book 1", "target": "pupils", **exchange(n)} for n in range(3)]
+    assert survey(file_with(tmp_path, rows)).mapping == {"prompt": "prompt", "completion": "completion"}
+
+
+def test_a_long_cell_that_only_begins_like_a_list_is_read_as_text_at_once(tmp_path: Path) -> None:
+    cell = "[1, " * 450_000
+    config = file_with(tmp_path, [{"prompt": cell, "completion": "a"}])
+    began = time.monotonic()
+    assert survey(config).kept == 1
+    assert time.monotonic() - began < 2
+
+
+def test_calls_nested_too_deeply_are_a_bad_row_and_not_the_end(tmp_path: Path) -> None:
+    deep = "[" * 900 + "]" * 900
+    call = {"function": {"name": "f", "arguments": deep}}
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [call]}]
+    found = survey(file_with(tmp_path, [{"messages": turns}, {"messages": turns, "tools": json.loads(f"[{deep}]")}]))
+    assert found.rows == 2
+    assert {problem.kind for problem in found.problems} <= {"not_text", "duplicate"}
+
+
+def test_the_parts_of_a_pair_may_have_other_names(tmp_path: Path) -> None:
+    pair = {"winner": "Name one. Yes.", "loser": ""}
+    (problem,) = survey(file_with(tmp_path, [pair])).problems
+    assert problem.column == "loser"
+
+
+def test_a_file_to_measure_with_of_which_no_row_can_be_used_is_refused(tmp_path: Path) -> None:
+    measured = file_with(tmp_path, [{"prompt": "q", "completion": ""}], "measured.jsonl")
+    config = file_with(tmp_path, [exchange(1)], validation_path=measured.path, drop_bad_rows=True)
+    with pytest.raises(DataError, match=r"No row of measured\.jsonl"):
+        prepare(config)
+
+
+def test_when_only_the_rows_to_measure_with_can_be_used_it_says_so(tmp_path: Path) -> None:
+    measured = file_with(tmp_path, [exchange(1)], "measured.jsonl")
+    rows = [{"prompt": "q", "completion": ""}]
+    config = file_with(tmp_path, rows, validation_path=measured.path, drop_bad_rows=True)
+    with pytest.raises(DataError, match=r"No row of rows\.jsonl"):
+        prepare(config)
 
 
 def test_dpo_needs_pairs(tmp_path: Path) -> None:
