@@ -70,7 +70,7 @@ def train(
     """Start a run and follow it; Ctrl-C stops it and saves, a second Ctrl-C cancels it."""
     config = load_config(config_file)
     with _inspector() as inspector:
-        report = inspector.look(config.model_dump(mode="json"))["report"]
+        report = inspector.check(config.model_dump(mode="json"))
     if not report["ok"]:
         _tell_problems(report["problems"])
         raise typer.Exit(BAD_INPUT)
@@ -252,8 +252,9 @@ def _tell_data(config: RunConfig, report: dict[str, Any]) -> None:
         typer.echo("\n".join(data["notes"]), nl=bool(data["notes"]))
         mapping = ", ".join(f"{part} = {column}" for part, column in data["mapping"].items())
         typer.echo(f"Format {data['format']} ({mapping}).")
-        steps = plan(config, data["train_rows"])
-        typer.echo(f"{data['train_rows']} rows to train on, {data['validation_rows']} held out, {steps} steps.")
+        train, held_out = data["expected"]
+        first = "" if data["complete"] else f"Going by the first {data['looked_at']:,} rows: about "
+        typer.echo(f"{first}{train} rows to train on, {held_out} held out, {plan(config, train)} steps.")
     if xray := report["xray"]:
         typer.echo(
             f"{xray['tokens']:,} tokens in {xray['rows']:,} rows, {xray['supervised_fraction']:.0%} of them trained; "

@@ -14,15 +14,15 @@ from typing import Any
 from gemma_ft.config import RunConfig
 from gemma_ft.data.prepare import Survey, require_usable
 from gemma_ft.data.problems import Problem
-from gemma_ft.errors import DataError, GemmaFtError
+from gemma_ft.errors import DataError, GemmaFtError, NotHereYet
 
 Report = dict[str, Any]
 
 
 def check(config: RunConfig, *, has_token: bool, look: Callable[[], Survey]) -> Report:
-    """Return `ok`, `problems`, and the figures of the `data` (`None` when it cannot be read).
+    """Return `ok`, `problems`, and the figures of the `data` (`None` when it cannot be read, or not yet).
 
-    `look` surveys the config's data and may raise `DataError`.
+    `look` surveys the config's data and may raise `DataError`; the `columns` are those found when they fit no format.
     """
     problems = []
     if config.publish.repo and not has_token:
@@ -32,8 +32,10 @@ def check(config: RunConfig, *, has_token: bool, look: Callable[[], Survey]) -> 
         problems.append(_error("model", f"There is no folder {config.model.id}.", "Check the path of the model."))
     try:
         found = look()
+    except NotHereYet as exc:
+        return _report([*problems, replace(_problem(exc), severity="warning")], None)
     except DataError as exc:
-        return _report([*problems, _problem(exc)], None)
+        return _report([*problems, _problem(exc)], None) | {"columns": list(exc.columns)}
     try:
         require_usable(found, drop_bad_rows=config.data.drop_bad_rows)
     except DataError as exc:
@@ -66,6 +68,8 @@ def describe(found: Survey) -> dict[str, Any]:
         "dropped": found.bad_rows,
         "train_rows": found.train_rows,
         "validation_rows": found.validation_rows,
+        "looked_at": found.looked_at,
+        "expected": list(found.expected),
         "complete": found.complete,
         "total": found.total,
         "notes": list(found.notes),
@@ -77,6 +81,7 @@ def _report(problems: list[Problem], found: Survey | None) -> Report:
     return {
         "ok": not any(problem.severity == "error" for problem in problems),
         "problems": [asdict(problem) for problem in problems],
+        "columns": [],
         "data": found and describe(found),
     }
 

@@ -24,6 +24,9 @@ from gemma_ft.errors import ConfigError
 DEMO_MODEL = "demo/gemma-3-tiny"
 Format = Literal["messages", "sharegpt", "alpaca", "prompt_completion", "text", "translation", "preference"]
 """The shapes of rows that `data/formats.py` reads."""
+LONGEST_LENGTH = 131_072
+"""Tokens; the longest row that can be asked for."""
+LONGEST_NAME = 255
 REPO_NAME = re.compile(r"^([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*$")
 
 
@@ -43,6 +46,8 @@ def _expanded(path: str) -> str:
 def _without_nul(text: str) -> str:
     if "\0" in text:
         raise ValueError("a zero byte cannot be part of a name")
+    if any(len(part.encode("utf-8", "replace")) > LONGEST_NAME for part in text.split("/")):
+        raise ValueError(f"a name of more than {LONGEST_NAME} bytes cannot be on any disk")
     return text
 
 
@@ -107,6 +112,13 @@ class DataConfig(Section):
     def _path_is_whole(cls, path: str | None) -> str | None:
         return _expanded(path) if path else None
 
+    @field_validator("config")
+    @classmethod
+    def _config_is_a_name(cls, config: str | None) -> str | None:
+        if config and (re.search(r"[<>:/\\|?*\0]", config) or ".." in config):
+            raise ValueError(f"{config!r} is no name of a configuration")
+        return config
+
     @model_validator(mode="after")
     def _source_is_complete(self) -> Self:
         if self.source == "file" and not self.path:
@@ -149,7 +161,7 @@ class TrainingConfig(Section):
     max_grad_norm: float = knob(1.0, "Longer gradients are shortened to this norm.", gt=0)
     batch_size: int = knob(8, "Rows that go through the model at once.", unit="rows", ge=1, le=1024)
     accumulation: int = knob(1, "Batches that are added up before a step is made.", unit="batches", ge=1, le=1024)
-    max_length: int = knob(1024, "Longer rows are cut to this length.", unit="tokens", ge=8, le=131072)
+    max_length: int = knob(1024, "Longer rows are cut to this length.", unit="tokens", ge=8, le=LONGEST_LENGTH)
     gradient_checkpointing: bool = knob(False, "Compute some things twice to need less memory.")
     seed: int = knob(42, "Seed of the adapter's start, the dropout and the order of the rows.", ge=0)
     log_every: int = knob(1, "A point on the chart every so many steps.", unit="steps", ge=1)

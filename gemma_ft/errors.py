@@ -6,6 +6,7 @@ stay ordinary exceptions and surface with their traceback.
     GemmaFtError
     ├── ConfigError        the configuration is wrong; the person edits it and tries again
     ├── DataError          the training data cannot be used; the person mends the file or the mapping
+    │   └── NotHereYet     it can only be looked at once the run has fetched it; the person starts the run
     ├── ModelError         the model cannot be loaded; the person picks another or gets access
     ├── HubError           the Hub refused or did not answer; the person checks token, name or network
     ├── RunNotFound        no run has this id; the person picks one from the list
@@ -53,10 +54,18 @@ class ConfigError(GemmaFtError):
 
 
 class DataError(GemmaFtError):
-    """The training data cannot be used; mend the file or the column mapping."""
+    """The training data cannot be used; mend the file or the column mapping.
+
+    `columns` are those that were found, when what is wrong is which column is what.
+    """
 
     kind = "data"
     title = "The training data cannot be used"
+    columns: tuple[str, ...] = ()
+
+
+class NotHereYet(DataError):
+    """The data is not on this machine and cannot be looked at before the run fetches it; start, or fetch it before."""
 
 
 class ModelError(GemmaFtError):

@@ -143,7 +143,7 @@ def _refuse_unknown(rows: Sequence[Row], found: list[str], wanted: str, mapped: 
     for part, column in mapped.items():
         if part not in parts:
             raise DataError(f"data.columns: there is no part {listed([part])}.", f"The parts are: {', '.join(parts)}.")
-        if all(value_at(row, column) is MISSING for row in rows[:LOOKED_AT]):
+        if column and all(value_at(row, column) is MISSING for row in rows[:LOOKED_AT]):
             near = difflib.get_close_matches(column, found, n=1)
             raise DataError(
                 f"There is no column {listed([column])}; the columns found are {listed(found)}.",
@@ -154,11 +154,13 @@ def _refuse_unknown(rows: Sequence[Row], found: list[str], wanted: str, mapped: 
 def _columns(
     rows: Sequence[Row], found: list[str], shape: Shape, mapped: Mapping[str, str], special: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return a column for each part that has one: what was mapped, what is special to the format, else by its name."""
-    columns = {part: mapped.get(part) or special.get(part, "") for part in (*shape.required, *shape.optional)}
+    """Return a column for each part that has one: what was mapped (to nothing: no column), what is
+    special to the format, else what is called so.
+    """
+    columns = {part: mapped.get(part, special.get(part, "")) for part in (*shape.required, *shape.optional)}
     taken = set(columns.values())
     for part, names in (*shape.required.items(), *shape.optional.items()):
-        if columns[part]:
+        if columns[part] or part in mapped:
             continue
         column = next((column for name in names if (column := _named(name, rows, found)) and column not in taken), "")
         columns[part] = column

@@ -14,7 +14,7 @@ from typing import Any
 from gemma_ft.config import Format
 from gemma_ft.data.columns import MISSING, Layout, beside, value_at
 from gemma_ft.data.problems import BadRow, listed, shown
-from gemma_ft.data.samples import Conversation, Message, Pair, Sample
+from gemma_ft.data.samples import Conversation, Message, Pair, Sample, num_characters
 from gemma_ft.data.source import Row
 from gemma_ft.data.turns import ADD_ANSWER, check_turns, is_turns, read_turns, text_of, tools_as_text, with_system
 
@@ -31,11 +31,14 @@ class RowReader:
         self._layout = layout
         self._read = READERS[layout.format]
         self.notes: set[str] = set()
+        self.characters = 0
 
     def __call__(self, row: Row) -> Sample:
         """Return the row as a sample. Raises `BadRow`."""
         sample = self._read(self, row)
-        if (length := _characters(sample)) > LONGEST_ROW:
+        length = num_characters(sample)
+        self.characters += length
+        if length > LONGEST_ROW:
             message = f"The row has {length:,} characters; at most {LONGEST_ROW:,} can be used."
             raise BadRow("too_long", None, message, "Split it into several rows.")
         return sample
@@ -202,13 +205,6 @@ def _as_turns(value: Any, column: str, role: str, notes: set[str]) -> Conversati
 def _exchange(asked: str, answered: str, system: str | None) -> Conversation:
     turns: list[Message] = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
     return with_system(turns, system)
-
-
-def _characters(sample: Sample) -> int:
-    if isinstance(sample, str):
-        return len(sample)
-    turns = [*sample.prompt, sample.chosen, sample.rejected] if isinstance(sample, Pair) else sample
-    return sum(len(turn["content"]) for turn in turns)
 
 
 READERS: dict[Format, Callable[[RowReader, Row], Sample]] = {

@@ -7,7 +7,7 @@ so they cannot disagree. A survey keeps numbers of rows, not the rows, so its me
 
 from __future__ import annotations
 
-import random
+import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -25,6 +25,7 @@ from gemma_ft.data.problems import BadRow, Problem, Tally
 from gemma_ft.data.samples import Objective, Pair, Sample, digest
 from gemma_ft.data.source import Row, Source
 from gemma_ft.data.sources import open_sources
+from gemma_ft.data.split import split
 from gemma_ft.errors import DataError
 
 PREVIEW_ROWS = 20
@@ -40,9 +41,10 @@ class Survey:
     """What is in the data and what a run will use of it.
 
     `train_numbers` and `validation_numbers` are positions among the rows of their source, in the order of training.
-    `rows` and `kept` also count those of a second source that is there to measure with. `counts` and `problems` hold
-    errors (rows that cannot be used) and warnings. `complete` is false, and `total` the number of all rows where that
-    is known, when only the first rows were looked at.
+    `rows` and `kept` also count those of a second source that is there to measure with; `looked_at` does not. `counts`
+    and `problems` hold errors (rows that cannot be used) and warnings. When only the first rows were looked at,
+    `complete` is false, `total` the number of rows to train on where that is known, and `expected` how many rows are
+    about to be trained on and held out. `characters` is how long a usable row is on average.
     """
 
     format: Format
@@ -50,8 +52,11 @@ class Survey:
     columns: tuple[str, ...]
     rows: int
     kept: int
+    looked_at: int
     total: int | None
     complete: bool
+    expected: tuple[int, int]
+    characters: float
     notes: tuple[str, ...]
     counts: dict[str, int]
     problems: list[Problem]
@@ -140,7 +145,11 @@ def survey(
     """
     sources = open_sources(data, hub_token=hub_token, folder=folder, sample_rows=sample_rows)
     first = [row for row in islice(sources[0].read(), LOOKED_AT) if not isinstance(row, BadRow)]
-    layout = _layout(sources[0], first, data)
+    try:
+        layout = _layout(sources[0], first, data)
+    except DataError as exc:
+        exc.columns = tuple(columns_of(first))
+        raise
     if objective == "dpo" and layout.format != "preference":
         raise DataError(
             f"DPO learns from pairs of a better and a worse answer; these rows hold {layout.format}.",
@@ -165,7 +174,10 @@ def survey(
         columns=tuple(columns_of(first)),
         rows=sum(look.rows for _, look in read),
         kept=sum(len(look.numbers) for _, look in read),
+        looked_at=trained.rows,
         total=sources[0].total,
+        expected=_expected(data, sources, trained, measured, (len(train), len(validation))),
+        characters=reader.characters / max(1, sum(len(look.numbers) for _, look in read)),
         complete=all(source.complete for source, _ in read),
         notes=(*(note for source, _ in read for note in source.notes), *sorted(reader.notes)),
         counts=dict(tally.counts),
@@ -200,25 +212,28 @@ def require_usable(found: Survey, *, drop_bad_rows: bool) -> None:
     raise DataError("All rows say the same, so none is left to train on.", "Add different rows or hold none out.")
 
 
-def split(
-    numbers: array[int], digests: array[int], data: DataConfig, measured: array[int] | None = None
-) -> tuple[array[int], array[int]]:
-    """Return the numbers of the rows to train on and of those held out.
+def _expected(
+    data: DataConfig,
+    sources: tuple[Source, Source | None],
+    trained: _Look,
+    measured: _Look | None,
+    found: tuple[int, int],
+) -> tuple[int, int]:
+    """Return how many rows will be trained on and held out: those found, or about so many when there are more."""
+    if sources[0].complete:
+        usable, train = len(trained.numbers), found[0]
+    else:
+        usable = min(_scaled(sources[0], trained), data.max_rows or sys.maxsize)
+        train = round(usable * found[0] / max(1, sum(found) if measured is None else len(trained.numbers)))
+    if measured is not None and sources[1] is not None:
+        return train, _scaled(sources[1], measured)
+    return train, found[1] if sources[0].complete else usable - train
 
-    Equal samples (by their digests) always land on the same side. With `measured`, the digests of a source that is
-    there to measure with, nothing is held out and what is in it is not trained on.
-    """
-    order = array("L", range(len(numbers)))
-    if data.shuffle:
-        random.Random(data.seed).shuffle(order)
-    order = order[: data.max_rows]
-    wanted = 0 if measured is not None else round(len(order) * data.validation_fraction)
-    if measured is None and data.validation_fraction and len(order) > 1:
-        wanted = min(max(wanted, 1), len(order) - 1)
-    held_out = set(measured or ()) | {digests[place] for place in order[len(order) - wanted :]}
-    train = array("L", (numbers[place] for place in order if digests[place] not in held_out))
-    validation = array("L", (numbers[place] for place in order if digests[place] in held_out))
-    return train, validation
+
+def _scaled(source: Source, look: _Look) -> int:
+    """Return how many usable rows a source has, going by those that were looked at."""
+    share = source.total / look.rows if source.total and look.rows and not source.complete else 1.0
+    return round(len(look.numbers) * share)
 
 
 @dataclass(slots=True)

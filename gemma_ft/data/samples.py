@@ -35,3 +35,11 @@ def digest(sample: Sample) -> int:
     plain = [sample.prompt, sample.chosen, sample.rejected] if isinstance(sample, Pair) else sample
     text = json.dumps(plain, sort_keys=True, ensure_ascii=False)
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+def num_characters(sample: Sample) -> int:
+    """Return how long a sample is."""
+    if isinstance(sample, str):
+        return len(sample)
+    turns = [*sample.prompt, sample.chosen, sample.rejected] if isinstance(sample, Pair) else sample
+    return sum(len(turn["content"]) for turn in turns)

@@ -23,7 +23,7 @@ from gemma_ft.config import DataConfig
 from gemma_ft.data.hub_failures import listed, nearest
 from gemma_ft.data.source import Source
 from gemma_ft.data.tfds_rows import ELSEWHERE, FORMAT, cause, in_words, open_prepared, read_prepared
-from gemma_ft.errors import DataError
+from gemma_ft.errors import DataError, NotHereYet
 
 NEEDED = ("tensorflow_datasets", "array_record", "importlib_resources", "h5py")
 NAME = re.compile(r"(\w+)(?:/([\w.+-]+))?(?::(\d+\.\d+\.\d+))?", re.ASCII)
@@ -151,7 +151,7 @@ def _refuse(builder: Any, folder: Path) -> NoReturn:
     code = f"import tensorflow_datasets as t; t.builder({json.dumps(name)}, data_dir={json.dumps(str(folder))})"
     command = shlex.join([sys.executable, "-c", f"{code}.download_and_prepare(file_format={json.dumps(FORMAT)})"])
     then = f"Start the run: it downloads it. Or do so before, with `{command}`"
-    raise DataError(f"{name} is not on this machine yet ({facts}).", then)
+    raise NotHereYet(f"{name} is not on this machine yet ({facts}).", then)
 
 
 def _prepare(tfds: Any, builder: Any) -> Path:

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
+from gemma_ft.errors import GemmaFtError
 from gemma_ft.redaction import redact_output
 from gemma_ft.sampling import Sampling
 from gemma_ft.train.failures import explain
@@ -58,10 +59,14 @@ class Engine:
     def work(self) -> None:
         """Answer requests for ever."""
         while (request := self._requests.get()) is not None:
+            if request["id"] in self._cancelled:
+                continue
             try:
                 fields = self._answer(request)
             except Cancelled:
                 self._say(request["id"], "end")
+            except GemmaFtError as exc:
+                self._say(request["id"], "error", report=exc.report.model_dump())
             except Exception as exc:  # noqa: BLE001 - the outermost frame of a child: the person asking must hear of it
                 traceback.print_exc()
                 self._say(request["id"], "error", report=explain(exc).model_dump())
@@ -124,7 +129,9 @@ class Engine:
         return report
 
     def _say(self, number: int, event: str, **fields: Any) -> None:
-        self._answers.write(json.dumps({"id": number, "event": event, **fields}).encode() + b"\n")
+        """Write one answer; half characters, which no page can show, become question marks."""
+        text = json.dumps({"id": number, "event": event, **fields}, ensure_ascii=False)
+        self._answers.write(text.encode("utf-8", "replace") + b"\n")
         self._answers.flush()
 
 

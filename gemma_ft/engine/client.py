@@ -101,20 +101,26 @@ class EngineClient:
         return _last(self._ask({"op": "offers", "dataset": dataset_id, "config": config, "token": hub_token}))
 
     def check(self, config: Mapping[str, Any], hub_token: str | None = None) -> Answer:
-        """Return the check's report with the figures of the X-ray as `xray`; `None`, and a warning, without them.
+        """Return the check's report with the figures of the X-ray as `xray`.
+
+        When there can be none, the trainer could not encode the data either: that is a problem of the report.
 
         Raises `EngineError`.
         """
         report: Answer = self.look(config, hub_token)["report"]
         figures = None
-        if report["data"] and report["data"]["train_rows"]:
+        no_model = any(problem["kind"] == "model" for problem in report["problems"])
+        if report["data"] and report["data"]["train_rows"] and not no_model:
             try:
                 figures = self.xray(config, hub_token=hub_token)["figures"]
             except EngineError as exc:
-                told = {"message": f"No X-ray: {exc.report.what_happened}", "fix": exc.report.what_to_do}
-                problem = {"severity": "warning", "kind": "xray", "row": None, "column": None, **told}
-                report["problems"].append(problem)
-        return {**report, "xray": figures}
+                report["problems"].append(_problem(exc.report.what_happened, exc.report.what_to_do))
+            else:
+                if figures["rows"] == figures["zero_supervised_rows"]:
+                    what = f"No answer begins before token {figures['max_length']}, so nothing could be learned."
+                    report["problems"].append(_problem(what, "Raise training.max_length or shorten the questions."))
+        ok = all(problem["severity"] != "error" for problem in report["problems"])
+        return {**report, "ok": ok, "xray": figures}
 
     def _ask(self, question: Mapping[str, Any]) -> Iterator[Answer]:
         """Yield the answers to one question; leaving the iteration early cancels it. Raises `EngineError`."""
@@ -138,6 +144,11 @@ class EngineClient:
         if self._engine is None or self._engine.process.poll() is not None:
             self._engine = _Engine(self._log, self._environment, self._folder)
         return self._engine
+
+
+def _problem(what_happened: str, what_to_do: str) -> Answer:
+    told = {"message": what_happened, "fix": what_to_do}
+    return {"severity": "error", "kind": "xray", "row": None, "column": None, **told}
 
 
 def _last(answers: Iterator[Answer]) -> Answer:
@@ -199,6 +210,8 @@ class _Engine:
         assert self.process.stdout is not None
         assert self.process.stdin is not None
         for line in self.process.stdout:
+            if not line.endswith(b"\n"):
+                break  # it died in the middle of an answer
             answer = json.loads(line)
             if waiting := self._waiting.get(answer["id"]):
                 waiting.put(answer)

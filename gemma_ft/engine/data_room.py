@@ -56,11 +56,11 @@ class DataRoom:
         from gemma_ft.train.tokenizer import load_tokenizer
 
         config = parse_config(values)
-        found = self._look(config, hub_token, report)
-        require_usable(found, drop_bad_rows=True)
         length, batch = config.training.max_length, config.training.batch_size
         key = json.dumps([self._key(config, hub_token), config.model.model_dump(), length, batch])
         if self._xray is None or self._xray[0] != key:
+            found = self._look(config, hub_token, report)
+            require_usable(found, drop_bad_rows=True)
             folder = resolve_tokenizer(config.model, self._settings.models, hub_token=hub_token)
             tokenizer = load_tokenizer(folder)
             self._xray = (key, take_xray(config, found, tokenizer, folder, report=report), tokenizer)
@@ -86,9 +86,18 @@ class DataRoom:
     def _key(self, config: RunConfig, hub_token: str | None) -> str:
         """Return what the survey depends on, as text; for files also when they were written."""
         files = [Path(path) for path in (config.data.path, config.data.validation_path) if path]
-        stamps = [[stat.st_mtime_ns, stat.st_size] for file in files if file.exists() and (stat := file.stat())]
+        stamps = [_stamp(file) for file in files]
         looked_at = config.data.model_dump(exclude={"drop_bad_rows"})
         return json.dumps([looked_at, config.method.objective, stamps, hub_token])
+
+
+def _stamp(file: Path) -> list[int]:
+    """Return when a file was written and its size; nothing for what is not there (reading it will say why)."""
+    try:
+        stat = file.stat()
+    except OSError:
+        return []
+    return [stat.st_mtime_ns, stat.st_size]
 
 
 def search(text: str, hub_token: str | None) -> dict[str, Any]:

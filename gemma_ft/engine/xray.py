@@ -1,7 +1,7 @@
 """The X-ray of data: what the model will see of each row, and what of it is trained.
 
-Promises that rows are encoded by the function that the trainer uses, with the model's own tokenizer and chat template,
-in the order of training; and figures that say on how many rows they were measured. Needs no weights and no GPU.
+Promises that rows are encoded by the function that the trainer uses, with the model's own tokenizer and chat template;
+and figures that say on how many rows they were measured. Needs no weights and no GPU.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gemma_ft.config import RunConfig
+from gemma_ft.config import LONGEST_LENGTH, RunConfig
 from gemma_ft.data.prepare import Survey
 from gemma_ft.data.samples import Pair, Sample
 from gemma_ft.data.source import Row, plain_row
-from gemma_ft.train.encode import IGNORED, Encoded, EncodedPair, encode, encode_many, system_turns
+from gemma_ft.train.encode import IGNORED, Encoded, EncodedPair, batches, encode, encode_many, system_turns
 
 MEASURED_ROWS = 10_000
-"""How many rows, the first in the order of training, the figures are taken from."""
+MEASURED_CHARACTERS = 10_000_000
+FEWEST_ROWS = 20
+"""The figures are taken from so many rows, the first of those to train on; from fewer when they are very long."""
 PAGED_ROWS = 1_000
 """How many of these can be looked at."""
 LONGEST_SHOWN = 3_000
 """Tokens of one row that are shown."""
-AT_ONCE = 500
-"""Rows that are encoded before their number is reported."""
 BINS = 30
 LENGTH_STEP = 64
 """Suggested maximum lengths are multiples of this."""
@@ -52,14 +52,15 @@ def take_xray(
     """
     began = time.monotonic()
     limit = config.training.max_length
-    rows = found.first_rows("train", MEASURED_ROWS)
+    affordable = int(MEASURED_CHARACTERS / max(found.characters, 1.0))
+    rows = found.first_rows("train", min(MEASURED_ROWS, max(affordable, FEWEST_ROWS)))
     encoded: list[Encoded | EncodedPair] = []
-    for at in range(0, len(rows), AT_ONCE):
-        encoded += encode_many([sample for _, sample in rows[at : at + AT_ONCE]], tokenizer, limit)
+    for batch in batches(sample for _, sample in rows):
+        encoded += encode_many(batch, tokenizer, limit)
         report(len(encoded))
     figures = {
         "rows": len(encoded),
-        "of": found.train_rows,
+        "of": found.expected[0],
         "max_length": limit,
         **_figures(encoded, tokenizer, limit, config.training.batch_size, _context(folder)),
         "system_turns": system_turns(tokenizer) if any(_has_system(sample) for _, sample in rows) else None,
@@ -157,7 +158,7 @@ def suggest_length(lengths: Sequence[int], context: int | None = None) -> int:
     usual = ordered[min(len(ordered) - 1, int(0.995 * len(ordered)))]
     wanted = usual if 2 * usual < ordered[-1] else ordered[-1]
     rounded = -(-wanted // LENGTH_STEP) * LENGTH_STEP
-    return min(rounded, context) if context else rounded
+    return min(rounded, context or LONGEST_LENGTH, LONGEST_LENGTH)
 
 
 def packing_gain(lengths: Sequence[int], limit: int, batch_size: int) -> float:

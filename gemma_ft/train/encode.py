@@ -15,11 +15,11 @@ Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from gemma_ft.data.samples import Conversation, Pair, Sample
+from gemma_ft.data.samples import Conversation, Pair, Sample, num_characters
 from gemma_ft.errors import DataError
 from gemma_ft.train.template import Piece, conversation_pieces, pair_pieces, render, system_turns
 
@@ -27,6 +27,7 @@ __all__ = [
     "IGNORED",
     "Encoded",
     "EncodedPair",
+    "batches",
     "encode",
     "encode_all",
     "encode_many",
@@ -38,7 +39,8 @@ __all__ = [
 IGNORED = -100
 """The label of a token that is not trained; the value that PyTorch's cross entropy skips."""
 AT_ONCE = 1000
-"""How many samples are tokenised at once."""
+CHARACTERS_AT_ONCE = 1_000_000
+"""How many samples, and characters, are tokenised at once: the tokenizer needs some 100 bytes for each character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +126,7 @@ def encode_all(samples: Sequence[Sample], tokenizer: Any, max_length: int) -> tu
 
     Raises `DataError` when nothing is left, and what `encode` raises.
     """
-    encoded: list[Row] = []
-    for at in range(0, len(samples), AT_ONCE):
-        encoded += encode_many(samples[at : at + AT_ONCE], tokenizer, max_length)
+    encoded = [row for batch in batches(samples) for row in encode_many(batch, tokenizer, max_length)]
     useful = [row for row in encoded if row.num_trained]
     if encoded and not useful:
         what = (
@@ -142,6 +142,20 @@ def encode_all(samples: Sequence[Sample], tokenizer: Any, max_length: int) -> tu
 def encode_prompt(conversation: Conversation, tokenizer: Any) -> list[int]:
     """Return the ids after which the model speaks."""
     return _tokenise([render(conversation, tokenizer, add_generation_prompt=True)], tokenizer)[0]
+
+
+def batches(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
+    """Yield the samples in order, as many at a time as `encode_many` should be given."""
+    batch: list[Sample] = []
+    characters = 0
+    for sample in samples:
+        batch.append(sample)
+        characters += num_characters(sample)
+        if len(batch) == AT_ONCE or characters > CHARACTERS_AT_ONCE:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def encode_many(samples: Sequence[Sample], tokenizer: Any, max_length: int) -> list[Row]:

@@ -14,7 +14,7 @@ import gradio as gr
 from gemma_ft.catalog import find
 from gemma_ft.check import plan, refused
 from gemma_ft.config import DEMO_MODEL, RunConfig, parse_config
-from gemma_ft.errors import ConfigError, DataError, EngineError
+from gemma_ft.errors import ConfigError
 from gemma_ft.recipes import try_it
 from gemma_ft.ui.data_step import DataStep, wire_data_step
 from gemma_ft.ui.form import Form
@@ -53,7 +53,6 @@ class CreateTab:
             with gr.Step("Review", id=REVIEW):
                 self.verdict = gr.Markdown(elem_id="review-verdict")
                 self.form["name"].render()
-                self.xray = gr.Markdown(elem_id="review-xray")
                 _publish_section(self.form)
                 with gr.Row(elem_classes="button-row"):
                     self._back(REVIEW)
@@ -96,19 +95,14 @@ def build_create(services: Services, tabs: gr.Tabs) -> gr.Textbox:
         return run.run_id, gr.Tabs(selected="dashboard")
 
     def fill() -> list[Any]:
-        return [gr.Walkthrough(selected=REVIEW), *form.show(try_it())]
-
-    @shows_errors
-    def xray(token_typed: str, *held: Any) -> str:
-        return xray_in_words(services, form.values(held), token_typed)
+        return [gr.Walkthrough(selected=REVIEW), None, None, *form.show(try_it())]
 
     wire_data_step(tab.data, services, tab.steps, tab.token)
     reviewed: dict[str, Any] = {"inputs": tab.held, "outputs": [tab.verdict, tab.whole, tab.start], **QUIET}
-    xrayed: dict[str, Any] = {"inputs": tab.held, "outputs": tab.xray, **QUIET}
     changes = [tab.token.change, *(form[name].change for name in ("name", "publish.repo", "publish.private"))]
-    gr.on(changes, review, **reviewed)
-    tab.steps.change(review, **reviewed).then(xray, **xrayed)
-    tab.try_it.click(fill, None, [tab.steps, *form.components], **QUIET).then(review, **reviewed).then(xray, **xrayed)
+    gr.on([tab.steps.change, *changes], review, trigger_mode="always_last", **reviewed)
+    filled = [tab.steps, tab.data.upload, tab.data.measured, *form.components]
+    tab.try_it.click(fill, None, filled, **QUIET).then(review, **reviewed)
     starting = tab.start.click(
         press_start, tab.held, [started, tabs], show_progress="minimal", api_visibility="private"
     )
@@ -124,28 +118,18 @@ def review_values(services: Services, values: dict[str, Any], token_typed: str) 
         problems = problems_markdown(refused(exc)["problems"])
         return f"### Not ready yet\n\n{problems}", "", gr.update(interactive=False)
     config = parse_config(values)
-    report = services.inspector.look(admitted, services.token(token_typed))["report"]
+    report = services.inspector.check(admitted, services.token(token_typed))
     lines = [f"### {'Ready to start' if report['ok'] else 'Not ready yet'}", problems_markdown(report["problems"])]
     if (data := report["data"]) and data["train_rows"]:
         lines.append(_plan_in_words(config, data))
+    if report["xray"]:
+        lines.append(f"**X-ray**: {escape(summary(report['xray']))}")
     return "\n\n".join(line for line in lines if line), config.to_yaml(), gr.update(interactive=report["ok"])
-
-
-def xray_in_words(services: Services, values: dict[str, Any], token_typed: str) -> str:
-    """Return what the X-ray of a config's data found, in one sentence of Markdown; nothing if there can be none."""
-    try:
-        taken = services.inspector.xray(services.admitted(values), hub_token=services.token(token_typed))
-    except ConfigError:
-        return ""
-    except EngineError as exc:
-        return "" if exc.report.title == DataError.title else f"Note: no X-ray. {escape(str(exc))}"
-    return f"**X-ray**: {escape(summary(taken['figures']))}"
 
 
 def _plan_in_words(config: RunConfig, data: Mapping[str, Any]) -> str:
     """Say what will be trained; of data of which only the first rows are known, about how much."""
-    share = data["total"] / data["rows"] if data["total"] and not data["complete"] else 1.0
-    train_rows, held_out = (round(data[name] * share) for name in ("train_rows", "validation_rows"))
+    train_rows, held_out = data["expected"]
     about = "" if data["complete"] else "about "
     batch = config.training.batch_size * config.training.accumulation
     steps = plan(config, train_rows)

@@ -112,8 +112,8 @@ def wire_data_step(step: DataStep, services: Services, steps: gr.Walkthrough, to
 
     @shows_errors
     def suggested(token_typed: str, *values: Any) -> int:
-        admitted = services.admitted(form.values(values))
-        return int(services.inspector.xray(admitted, hub_token=token_typed or None)["figures"]["suggested_max_length"])
+        admitted, token = services.admitted(form.values(values)), services.token(token_typed)
+        return int(services.inspector.xray(admitted, hub_token=token)["figures"]["suggested_max_length"])
 
     @shows_errors
     def keep(temporary: str | None) -> str:
@@ -141,9 +141,9 @@ def _name_input(source: str) -> Any:
     """Return what the input for a data set's name shows for a source."""
     if source == "example":
         choices = [(name.capitalize(), name) for name in EXAMPLES]
-        return gr.update(visible=True, label="Example", choices=choices, value=next(iter(EXAMPLES)))
+        return gr.update(visible=True, label="Example", choices=choices)
     label = {"hub": "Data set on the Hub (owner/name, or a word to search)", "tfds": "Name in TensorFlow Datasets"}
-    return gr.update(visible=source != "file", label=label.get(source, ""), choices=[], value=None)
+    return gr.update(visible=source != "file", label=label.get(source, ""), choices=[])
 
 
 def _wire_source(step: DataStep, services: Services, token: gr.Textbox) -> None:
@@ -161,6 +161,10 @@ def _wire_source(step: DataStep, services: Services, token: gr.Textbox) -> None:
             gr.update(visible=step.allow_paths and chosen in ("file", "tfds")),
             gr.update(visible=chosen == "file"),
         ]
+
+    def start_anew(chosen: str) -> list[Any]:
+        """Empty what went with another source: what is hidden must not count."""
+        return [next(iter(EXAMPLES)) if chosen == "example" else None, None, "train", None, "", "", "", None, None]
 
     @shows_errors
     def search(typed: str | None, token_typed: str) -> Any:
@@ -185,6 +189,8 @@ def _wire_source(step: DataStep, services: Services, token: gr.Textbox) -> None:
 
     hidden = [name, form["data.config"], step.splits, step.search, step.files, step.paths, form["data.validation_path"]]
     source.change(switch, source, hidden, **QUIET)
+    emptied = ("id", "config", "split", "validation_split", "revision", "path", "validation_path")
+    source.input(start_anew, source, [*(form[f"data.{part}"] for part in emptied), step.upload, step.measured], **QUIET)
     step.search.click(search, [name, token], name, **QUEUED)
     offered = [form["data.config"], form["data.split"], form["data.validation_split"]]
     name.change(offer, [source, name, form["data.config"], token], offered, **QUIET)
@@ -196,11 +202,11 @@ def _wire_columns(step: DataStep) -> None:
 
     def choose(names: list[str], *chosen: str | None) -> str:
         pairs = zip(names, chosen, strict=False)
-        return json.dumps({part: column for part, column in pairs if column and column != NO_COLUMN})
+        return json.dumps({part: "" if column == NO_COLUMN else column for part, column in pairs if column})
 
     for part in step.parts:
         part.input(choose, [step.names, *step.parts], form["data.columns"], **QUIET)
-    for name in ("source", "id", "path", "format"):
+    for name in ("source", "id", "config", "path", "format"):
         form[f"data.{name}"].input(lambda: "", None, form["data.columns"], **QUIET)
     step.upload.upload(lambda: "", None, form["data.columns"], **QUIET)
 
@@ -212,46 +218,55 @@ def look_at_data(services: Services, values: dict[str, Any], token_typed: str | 
     if not (data["path"] if data["source"] == "file" else data["id"] or data["path"]):
         yield [f"**{ASK_FOR[data['source']]}**", *nothing]
         return
+    yield ["Looking at the data …", *(gr.skip() for _ in nothing)]
     try:
         for answer in services.inspector.looking(services.admitted(values), services.token(token_typed)):
             if answer["event"] == "progress":
-                yield [f"Reading … {answer['rows']:,} rows so far.", *(gr.skip() for _ in range(MOST_PARTS + 3))]
+                yield [f"Reading … {answer['rows']:,} rows so far.", *(gr.skip() for _ in nothing)]
             else:
-                yield _looked(answer["report"], answer["raw"], drops=bool(values["data"]["drop_bad_rows"]))
+                yield _looked(answer["report"], answer["raw"], data)
     except GemmaFtError as exc:
         what = escape(exc.report.what_happened).replace("\n", "<br>")
         yield [f"✗ Not complete yet. {what} **{escape(exc.report.what_to_do)}**", *nothing]
 
 
-def _looked(report: Mapping[str, Any], raw: Sequence[Mapping[str, str]], *, drops: bool) -> list[Any]:
-    data = report["data"]
+def _looked(report: Mapping[str, Any], raw: Sequence[Mapping[str, str]], asked: Mapping[str, Any]) -> list[Any]:
+    data, drops = report["data"], bool(asked["drop_bad_rows"])
     about_data = [problem for problem in report["problems"] if problem["kind"] not in ("token", "model")]
     if not data:
         problem = about_data[0]
         what = escape(problem["message"]).replace("\n", "<br>")
-        parts = [gr.update(visible=False)] * MOST_PARTS
-        told = f"✗ This data cannot be used. {what} **{escape(problem['fix'])}**"
-        return [told, gr.update(visible=drops), *parts, gr.skip(), ""]
+        cannot = "✗ This data cannot be used. " if problem["severity"] == "error" else ""
+        told = f"{cannot}{what} **{escape(problem['fix'])}**"
+        wanted = asked["format"] if asked["format"] != "auto" else "prompt_completion"
+        mapping = {part: column for part, column in asked["columns"].items() if column in report["columns"]}
+        names, parts = mapping_inputs({"format": wanted, "columns": report["columns"], "mapping": mapping})
+        if not report["columns"]:
+            names, parts = [], [gr.update(visible=False)] * MOST_PARTS
+        return [told, gr.update(visible=drops), *parts, names, ""]
     names, parts = mapping_inputs(data)
     bad = data["dropped"]
     which = "the row that cannot be used" if bad == 1 else f"the {bad:,} rows that cannot be used"
     label = f"Leave out {which if bad else 'rows that cannot be used'}"
-    return [verdict(report), gr.update(visible=bad > 0 or drops, label=label), *parts, names, raw_html(raw)]
+    choice = gr.update(visible=bad > 0 or drops or not data["complete"], label=label)
+    return [verdict(report), choice, *parts, names, raw_html(raw)]
 
 
 def verdict(report: Mapping[str, Any]) -> str:
     """Return what was found in the data, in Markdown."""
     data = report["data"]
     usable = not any(p["severity"] == "error" for p in report["problems"] if p["kind"] not in ("token", "model"))
-    looked = f"{data['rows']:,} rows" if data["complete"] else f"The first {data['rows']:,} rows"
+    looked = f"{data['rows']:,} rows" if data["complete"] else f"The first {data['looked_at']:,} rows"
     of = f" of {data['total']:,}" if data["total"] and not data["complete"] else ""
+    about = "" if data["complete"] else "about "
+    train, held_out = data["expected"]
     left_out = f", **{data['dropped']:,} cannot be used**" if data["dropped"] else ""
     kind = escape(data["format"].replace("_", " and "))
     renamed = [(part, column) for part, column in data["mapping"].items() if part != column]
     mapped = " (" + ", ".join(f"{escape(part)} = {escape(column)}" for part, column in renamed) + ")" if renamed else ""
     lines = [
         f"{'✓' if usable else '✗'} {looked}{of} with {kind}{mapped}: "
-        f"{data['train_rows']:,} to train on, {data['validation_rows']:,} held out{left_out}.",
+        f"{about}{train:,} to train on, {held_out:,} held out{left_out}.",
         *(escape(note) for note in data["notes"]),
     ]
     if not data["complete"]:
@@ -271,7 +286,7 @@ def mapping_inputs(data: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
     parts = []
     for part in names:
         choices = columns if part in shape.required else [NO_COLUMN, *columns]
-        value = data["mapping"].get(part, NO_COLUMN)
+        value = data["mapping"].get(part, None if part in shape.required else NO_COLUMN)
         parts.append(gr.update(visible=True, label=part.capitalize(), choices=choices, value=value))
     return names, [*parts, *(gr.update(visible=False) for _ in range(MOST_PARTS - len(names)))]
 

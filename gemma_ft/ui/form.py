@@ -149,6 +149,8 @@ def _from_input(declared: FieldInfo, value: Any) -> Any:
     """
     if declared.annotation in (str | None, int | None) and not value:
         return None
+    if declared.annotation is str and value is None:
+        return declared.default
     if declared.annotation == dict[str, str]:
         return json.loads(value) if value else {}
     if declared.annotation == tuple[str, ...]:

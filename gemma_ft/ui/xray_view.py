@@ -79,7 +79,7 @@ def rows_html(rows: Sequence[Mapping[str, Any]], first: int) -> str:
         seen = "".join(_view(view) for view in row["views"])
         raw = _raw(row["raw"])
         shown.append(
-            f'<div class="xray-row"><h4>Row {number} in the order of training</h4>'
+            f'<div class="xray-row"><h4>Row {number} of those to train on</h4>'
             f'<div class="xray-sides">{raw}<div>{seen}</div></div></div>'
         )
     return LEGEND + "".join(shown)

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from gemma_ft.config import DataConfig
-from gemma_ft.data.prepare import prepare, split, survey
+from gemma_ft.data.prepare import prepare, survey
 from gemma_ft.data.problems import KEPT_PER_KIND, Problem, Tally
 from gemma_ft.data.samples import Pair, digest
+from gemma_ft.data.split import split
 from gemma_ft.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,9 +138,29 @@ def test_max_rows_and_no_validation_are_kept_to() -> None:
     assert (list(train), list(validation)) == (list(range(6)), [6, 7])
 
 
-def test_rows_that_all_say_the_same_leave_nothing_to_train_on(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="say the same"):
-        prepare(file_with(tmp_path, [exchange(1)] * 5))
+@pytest.mark.parametrize(
+    ("copies", "trained", "held_out"),
+    [
+        ([1] * 100, 90, 10),
+        ([20] * 50, 900, 100),
+        ([100] * 10, 900, 100),
+        ([900, *[1] * 100], 900, 100),
+        ([5], 5, 0),
+        ([5, 4], 5, 4),
+    ],
+)
+def test_whole_groups_of_equal_rows_are_held_out_and_never_more_than_asked_for(
+    tmp_path: Path, copies: list[int], trained: int, held_out: int
+) -> None:
+    rows = [exchange(number) for number, times in enumerate(copies) for _ in range(times)]
+    found = survey(file_with(tmp_path, rows))
+    assert (found.train_rows, found.validation_rows) == (trained, held_out)
+
+
+def test_a_part_that_is_mapped_to_nothing_stays_out(tmp_path: Path) -> None:
+    rows = [{**exchange(n), "context": f"context {n}"} for n in range(4)]
+    assert "context" in survey(file_with(tmp_path, rows)).mapping
+    assert "context" not in survey(file_with(tmp_path, rows, columns={"context": ""})).mapping
 
 
 PAIR = {"prompt": "q", "chosen": "good", "rejected": "bad"}

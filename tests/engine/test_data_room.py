@@ -15,6 +15,7 @@ from gemma_ft.engine.client import EngineClient
 from gemma_ft.errors import DataError, EngineError, ModelError
 from gemma_ft.jobs.spawn import own_environment
 from gemma_ft.recipes import try_it
+from hub_server import HubServer
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,36 @@ def test_rows_cut_before_their_answer_are_counted_as_teaching_nothing(inspector:
     assert figures["lost_answer_tokens"] >= 10
 
 
+def test_a_length_at_which_nothing_could_be_learned_is_an_error(inspector: EngineClient) -> None:
+    config = values(try_it())
+    config["training"]["max_length"] = 8
+    report = inspector.check(config)
+    assert not report["ok"]
+    assert "token 8" in report["problems"][-1]["message"]
+
+
+def test_half_characters_in_columns_that_are_not_used_harm_nothing(inspector: EngineClient, tmp_path: Path) -> None:
+    rows = [{"prompt": f"q{n}", "completion": "a", "x\ud83d": "\ud83d"} for n in range(4)]
+    found = inspector.look(values(try_it(), source="file", path=file_with(tmp_path / "rows.jsonl", rows)))
+    assert found["report"]["ok"]
+    json.dumps(found, ensure_ascii=False).encode("utf-8")
+
+
+def test_columns_are_told_when_they_fit_no_format(inspector: EngineClient, tmp_path: Path) -> None:
+    rows = [{"a": "text one", "b": "text two", "c": f"text {n}"} for n in range(4)]
+    found = inspector.look(values(try_it(), source="file", path=file_with(tmp_path / "rows.jsonl", rows)))
+    assert found["report"]["data"] is None
+    assert found["report"]["columns"] == ["a", "b", "c"]
+
+
+def test_very_long_rows_are_measured_on_fewer_and_in_pieces(inspector: EngineClient, tmp_path: Path) -> None:
+    rows = [{"prompt": f"q{n}", "completion": "word " * 100_000} for n in range(60)]
+    config = values(try_it(), source="file", path=file_with(tmp_path / "rows.jsonl", rows), validation_fraction=0)
+    figures = inspector.xray(config)["figures"]
+    assert figures["of"] == 60
+    assert 20 <= figures["rows"] < 60
+
+
 def test_a_pair_has_two_views_that_share_their_prompt(inspector: EngineClient, tmp_path: Path) -> None:
     rows = [{"prompt": f"q{n}", "chosen": "yes", "rejected": "no"} for n in range(4)]
     config = values(try_it(), source="file", path=file_with(tmp_path / "rows.jsonl", rows), validation_fraction=0)
@@ -129,8 +160,8 @@ def test_a_model_that_is_no_gemma_gives_no_xray_but_a_report(inspector: EngineCl
         inspector.xray(config)
     assert caught.value.report.title == ModelError.title
     report = inspector.check(config)
-    assert report["xray"] is None
-    assert [problem["kind"] for problem in report["problems"]] == ["xray"]
+    assert (report["xray"], report["ok"]) == (None, False)
+    assert [(problem["kind"], problem["severity"]) for problem in report["problems"]] == [("xray", "error")]
 
 
 def test_a_file_that_was_changed_is_read_again(inspector: EngineClient, tmp_path: Path) -> None:
@@ -156,3 +187,24 @@ def test_looking_at_data_loads_no_torch(inspector: EngineClient) -> None:
     if not mapped.exists():
         pytest.skip("needs Linux's /proc")
     assert "libtorch" not in mapped.read_text()
+
+
+def test_of_data_on_the_hub_the_first_rows_tell_about_the_whole(tmp_path: Path) -> None:
+    rows = "\n".join(json.dumps({"prompt": f"q{n}", "completion": "a"}) for n in range(3000)).encode()
+    sizes = b"---\ndataset_info:\n  splits:\n  - name: train\n    num_examples: 3000\n---\n"
+    with HubServer() as hub:
+        hub.add_repo("me/many", {"train.jsonl": rows, "README.md": sizes}, repo_type="dataset")
+        environment = own_environment() | hub.environment() | {"HF_HOME": str(tmp_path), "GEMMA_FT_HOME": str(tmp_path)}
+        client = EngineClient(tmp_path / "inspector.log", environment, ROOT)
+        try:
+            data = client.look(values(try_it(), source="hub", id="me/many"))["report"]["data"]
+            few = client.look(values(try_it(), source="hub", id="me/many", max_rows=500))["report"]["data"]
+            with pytest.raises(EngineError, match="me/many"):
+                client.offers("me/manny", None)
+            assert client.offers("me/many", None)["splits"] == ["train"]
+            assert client.search("many") == ["me/many"]
+        finally:
+            client.close()
+    assert (data["complete"], data["looked_at"], data["total"]) == (False, 1000, 3000)
+    assert data["expected"] == [2700, 300]
+    assert few["expected"] == [450, 50]

@@ -138,7 +138,7 @@ def test_stop_then_resume_from_the_dashboard(start_app: Callable[[], App], open_
     assert app.manager.state(run).attempt == 2
 
 
-def test_a_failed_run_says_what_happened_and_what_to_do(
+def test_a_model_that_is_no_gemma_blocks_the_start_and_a_failed_run_says_what_happened(
     start_app: Callable[[], App], open_page: Callable[..., Page], tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "<b>llama</b>"}))
@@ -149,8 +149,13 @@ def test_a_failed_run_says_what_happened_and_what_to_do(
     model.press("Enter")
     for step in ("Data", "Method", "Review"):
         page.get_by_role("button", name=f"Next: {step}").click()
-    expect(page.locator("#review-config")).to_contain_text(str(tmp_path))
-    page.locator("#start-button").click()
+    expect(page.locator("#review-config")).to_contain_text(str(tmp_path), timeout=START_SECONDS)
+    expect(page.locator("#review-verdict")).to_contain_text("'<b>llama</b>'")
+    expect(page.locator("#start-button")).to_be_disabled()
+
+    config = recipes.try_it()
+    app.manager.start(config.model_copy(update={"model": config.model.model_copy(update={"id": str(tmp_path)})}))
+    page.get_by_role("tab", name="Dashboard").click()
     expect(status(page)).to_have_text("failed", timeout=30_000)
     card = page.get_by_role("alert")
     expect(card).to_contain_text("The model cannot be loaded")

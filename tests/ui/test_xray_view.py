@@ -33,6 +33,8 @@ DATA: dict[str, Any] = {
     "columns": ["q", "a", EVIL],
     "mapping": {"prompt": "q", "completion": EVIL},
     "rows": 1000,
+    "looked_at": 1000,
+    "expected": [78_839, 8_584],
     "kept": 998,
     "dropped": 2,
     "train_rows": 900,
@@ -84,7 +86,7 @@ def test_the_verdict_says_what_was_found_and_what_is_not_known_yet() -> None:
     problem = {"severity": "error", "kind": "empty_text", "row": 4, "message": "'a' is empty", "fix": "Fill it in."}
     words = verdict({"data": DATA, "problems": [problem]})
     assert words.startswith("✗ The first 1,000 rows of 87,599 with prompt and completion")
-    assert "**2 cannot be used**" in words
+    assert "about 78,839 to train on, 8,584 held out, **2 cannot be used**" in words
     assert "Found: 2 empty text." in words
     assert "Row 4" in words
     assert "checked when the run starts" in words
