@@ -4,7 +4,7 @@ A request is one of these, with an `id`; `token` may be added where the Hub is a
 
     {"op": "chat", "run": path, "side": "tuned", "messages": [...], "sampling": {...}}
     {"op": "look", "config": {...}}         {"op": "xray", "config": {...}, "first": 0, "number": 5}
-    {"op": "search", "text": ...}           {"op": "offers", "dataset": ..., "config": ...}
+    {"op": "search", "text": ...}           {"op": "offers", "source": "hub", "dataset": ..., "config": ...}
     {"op": "cancel"}
 
 The answers carry the same id: any number of `{"event": "text", "text": ...}` or `{"event": "progress", "rows": ...}`,
@@ -95,7 +95,7 @@ class Engine:
         if request["op"] == "search":
             return data_room.search(request["text"], token)
         if request["op"] == "offers":
-            return data_room.offers(request["dataset"], request["config"], token)
+            return data_room.offers(request["source"], request["dataset"], request["config"], token)
         found: dict[str, Any]
         if request["op"] == "look":
             found = self._data_room.look(request["config"], token, progress)

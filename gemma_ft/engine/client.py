@@ -93,12 +93,13 @@ class EngineClient:
         """Return the ids of data sets on the Hub whose name holds a text. Raises `EngineError`."""
         return list(_last(self._ask({"op": "search", "text": text, "token": hub_token}))["ids"])
 
-    def offers(self, dataset_id: str, config: str | None, hub_token: str | None = None) -> Answer:
-        """Return the `configs` of a data set on the Hub, the one that is meant (`config`), and its `splits`.
+    def offers(self, source: str, dataset_id: str, config: str | None, hub_token: str | None = None) -> Answer:
+        """Return the `configs` of a data set (source `hub`), the one that is meant (`config`), and its `splits`.
 
-        Raises `EngineError`.
+        Of the source `tfds` only the splits are told. Raises `EngineError`.
         """
-        return _last(self._ask({"op": "offers", "dataset": dataset_id, "config": config, "token": hub_token}))
+        asked = {"op": "offers", "source": source, "dataset": dataset_id, "config": config, "token": hub_token}
+        return _last(self._ask(asked))
 
     def check(self, config: Mapping[str, Any], hub_token: str | None = None) -> Answer:
         """Return the check's report with the figures of the X-ray as `xray`.

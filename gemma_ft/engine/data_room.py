@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gemma_ft.check import Report, check, refused
-from gemma_ft.config import RunConfig, parse_config
+from gemma_ft.config import DataConfig, RunConfig, parse_config
 from gemma_ft.data.prepare import Survey, require_usable, survey
 from gemma_ft.data.samples import Pair, Sample
 from gemma_ft.data.source import SAMPLE_ROWS, plain_row
@@ -107,13 +107,17 @@ def search(text: str, hub_token: str | None) -> dict[str, Any]:
     return {"ids": search_datasets(text, token=hub_token)}
 
 
-def offers(dataset_id: str, config: str | None, hub_token: str | None) -> dict[str, Any]:
+def offers(source: str, dataset_id: str, config: str | None, hub_token: str | None) -> dict[str, Any]:
     """Return the `configs` of a data set on the Hub, the one that is meant (`config`), and its `splits`.
 
-    Raises `DataError`.
+    Of one of TensorFlow Datasets only the splits are told. Raises `DataError`.
     """
     from gemma_ft.data.hub_datasets import describe_dataset, splits_of
+    from gemma_ft.data.tfds import split_names
 
+    if source == "tfds":
+        named = DataConfig(source="tfds", id=dataset_id, config=config)
+        return {"configs": [], "config": config, "splits": list(split_names(named, Settings.from_env().datasets))}
     about = describe_dataset(dataset_id, revision=None, token=hub_token)
     meant = config if config in about.configs else about.default_config
     splits = splits_of(dataset_id, meant, revision=None, token=hub_token) if meant else ()

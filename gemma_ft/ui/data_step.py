@@ -176,16 +176,18 @@ def _wire_source(step: DataStep, services: Services, token: gr.Textbox) -> None:
         return gr.update(choices=found)
 
     def offer(chosen: str, typed: str | None, config: str | None, token_typed: str) -> list[Any]:
-        """Offer the configurations and splits of a data set on the Hub; what cannot be found is said by the look."""
-        if chosen != "hub" or not typed:
+        """Offer the configurations and splits of a data set; what cannot be found is said by the look."""
+        if chosen not in ("hub", "tfds") or not typed:
             return [gr.skip()] * 3
         try:
-            found = services.inspector.offers(typed, config or None, services.token(token_typed))
+            found = services.inspector.offers(chosen, typed, config or None, services.token(token_typed))
         except GemmaFtError:
             return [gr.skip()] * 3
-        several = len(found["configs"]) > 1
         splits = gr.update(choices=found["splits"])
-        return [gr.update(choices=found["configs"], value=found["config"] if several else None), splits, splits]
+        if chosen == "tfds":
+            return [gr.skip(), splits, splits]
+        meant = found["config"] if len(found["configs"]) > 1 else None
+        return [gr.update(choices=found["configs"], value=meant), splits, splits]
 
     hidden = [name, form["data.config"], step.splits, step.search, step.files, step.paths, form["data.validation_path"]]
     source.change(switch, source, hidden, **QUIET)

@@ -200,11 +200,17 @@ def test_of_data_on_the_hub_the_first_rows_tell_about_the_whole(tmp_path: Path) 
             data = client.look(values(try_it(), source="hub", id="me/many"))["report"]["data"]
             few = client.look(values(try_it(), source="hub", id="me/many", max_rows=500))["report"]["data"]
             with pytest.raises(EngineError, match="me/many"):
-                client.offers("me/manny", None)
-            assert client.offers("me/many", None)["splits"] == ["train"]
+                client.offers("hub", "me/manny", None)
+            assert client.offers("hub", "me/many", None)["splits"] == ["train"]
             assert client.search("many") == ["me/many"]
         finally:
             client.close()
     assert (data["complete"], data["looked_at"], data["total"]) == (False, 1000, 3000)
     assert data["expected"] == [2700, 300]
     assert few["expected"] == [450, 50]
+
+
+def test_splits_of_a_data_set_that_tfds_does_not_know_are_refused_with_the_nearest(inspector: EngineClient) -> None:
+    with pytest.raises(EngineError, match="mnist"):
+        inspector.offers("tfds", "mnistt", None)
+    assert inspector.offers("tfds", "mnist", None)["splits"] == []
