@@ -155,6 +155,9 @@ def _pair(before: Conversation, rest: tuple[Conversation, Conversation], names: 
             roles = " ".join(turn["role"] for turn in answer) or "nothing"
             message = f"{name!r} goes on with {shown(roles)} after the shared question, not with one answer."
             raise BadRow("roles", name, message, "Let both differ in the last answer only.")
+        if not all(turn["content"].strip() for turn in (*before, *answer)):
+            message = f"In {name!r} nothing is said after the shared beginning, or in a turn before it."
+            raise BadRow("empty_text", name, message, "Fill it in or leave the row out.")
     check_turns([*before, rest[0][0]], names[0])
     return Pair(before, rest[0][0], rest[1][0])
 

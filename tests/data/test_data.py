@@ -239,6 +239,20 @@ def test_when_only_the_rows_to_measure_with_can_be_used_it_says_so(tmp_path: Pat
         prepare(config)
 
 
+@pytest.mark.parametrize(
+    ("chosen", "rejected"),
+    [
+        ("the same beginning ", "the same beginning and more"),
+        ("\n\nHuman: q\n\nAssistant: ", "\n\nHuman: q\n\nAssistant: a"),
+    ],
+)
+def test_an_answer_that_says_nothing_is_no_answer(tmp_path: Path, chosen: str, rejected: str) -> None:
+    found = survey(
+        file_with(tmp_path, [{"chosen": chosen, "rejected": rejected}, PAIR | {"chosen": "q a", "rejected": "q b"}])
+    )
+    assert [(problem.row, problem.kind) for problem in found.problems] == [(1, "empty_text")]
+
+
 def test_dpo_needs_pairs(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="pairs of a better and a worse answer"):
         prepare(file_with(tmp_path, [exchange(1), exchange(2)]), "dpo")
