@@ -137,10 +137,23 @@ def test_a_run_that_does_not_exist_is_told_with_exit_code_two(settings: Settings
     assert json.loads(command(settings, "runs", "--json").stdout) == []
 
 
-def test_a_failed_run_is_told_in_the_terminal_with_its_remedy(settings: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["check", "train"])
+def test_a_model_that_is_no_gemma_is_told_before_a_run_is_made(settings: Settings, tmp_path: Path, verb: str) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    done = command(settings, verb, config_file(tmp_path, f"model: {{id: {tmp_path}}}"))
+    assert done.returncode == 2
+    assert "not a Gemma" in done.stderr
+    assert not settings.runs.exists()
+
+
+@pytest.mark.train
+def test_a_failed_run_is_told_in_the_terminal_with_its_remedy(settings: Settings, tmp_path: Path) -> None:
+    from gemma_ft.train.demo_model import build_demo_tokenizer
+
+    build_demo_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "gemma3_text"}')
     done = command(settings, "train", config_file(tmp_path, f"model: {{id: {tmp_path}}}"))
     assert done.returncode == 1
-    assert "not a Gemma" in done.stderr
+    assert "weights cannot be loaded" in done.stderr
     assert "What to do" in done.stderr
     assert "What to do" in command(settings, "show", "last").stderr
