@@ -152,6 +152,7 @@ def test_a_run_that_broke_off_goes_on_as_if_it_had_not(whole_run: RunDir, demo_s
         assert [fact[name] for fact in resumed] == pytest.approx([fact[name] for fact in at_once], rel=0.01, abs=0.005)
 
 
+@pytest.mark.slow
 def test_full_tuning_is_measured_against_the_model_as_it_was_also_after_a_resume(
     pairs: Path, demo_settings: Settings, demo_models: Path
 ) -> None:
