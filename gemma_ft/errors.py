@@ -11,7 +11,7 @@ stay ordinary exceptions and surface with their traceback.
     ├── HubError           the Hub refused or did not answer; the person checks token, name or network
     ├── RunNotFound        no run has this id; the person picks one from the list
     ├── RunBusy            the run, or another one, is in a state that forbids this; the person waits or stops it
-    └── EngineError        the chat process failed; the person reads the reason and asks again
+    └── EngineError        the engine failed or refused; the person reads the reason and asks again
 """
 
 from __future__ import annotations
@@ -97,7 +97,14 @@ class RunBusy(GemmaFtError):
 
 
 class EngineError(GemmaFtError):
-    """The chat process failed; read the reason and ask again."""
+    """The engine failed, or refused what it was asked; read the reason and ask again."""
 
     kind = "engine"
     title = "The model could not answer"
+
+    @classmethod
+    def reported(cls, report: ErrorReport) -> EngineError:
+        """Return the error that an engine reports; its kind says whether it is the data, the model or the engine."""
+        error = cls(report.what_happened, report.what_to_do)
+        error.report = report
+        return error

@@ -20,7 +20,8 @@ from itertools import islice
 from typing import Any
 
 from gemma_ft.config import DataConfig
-from gemma_ft.data.hub_failures import explained, listed, nearest, nearest_ids
+from gemma_ft.data.hub_failures import explained, nearest_ids
+from gemma_ft.data.problems import listed, nearest
 from gemma_ft.data.slices import Part, parse_split
 from gemma_ft.data.source import Row, Rows, Source
 from gemma_ft.errors import DataError

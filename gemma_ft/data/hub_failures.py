@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from difflib import SequenceMatcher, get_close_matches
+from difflib import SequenceMatcher
 
+from gemma_ft.data.problems import NEAR
 from gemma_ft.errors import DataError
 from gemma_ft.redaction import redact
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 LONGEST_CAUSE = 300
-NEAR = 0.6
-MOST_LISTED = 20
 NETWORK = "Check the network of this machine, and try again."
 MEND = "Choose another data set or revision, or download the file, mend it and use it as a file."
 CONVERT = (
@@ -44,19 +43,6 @@ def explained(dataset_id: str, token: str | None) -> Iterator[None]:
             raise full from exc
         what, advice = _words(dataset_id, exc)
         raise DataError(redact(what, token), advice) from exc
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Return advice that names those that are like it, or else all of them."""
-    close = get_close_matches(name, list(names), n=3, cutoff=NEAR)
-    return f"Did you mean {' or '.join(close)}?" if close else f"It has: {listed(names)}."
-
-
-def listed(names: Iterable[str]) -> str:
-    """Return names as an enumeration that does not get long."""
-    names = list(names)
-    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
-    return f"{', '.join(names[:MOST_LISTED])}{more}"
 
 
 def nearest_ids(dataset_id: str, find: Callable[..., list[str]]) -> str:

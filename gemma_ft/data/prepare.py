@@ -176,7 +176,7 @@ def survey(
         kept=sum(len(look.numbers) for _, look in read),
         looked_at=trained.rows,
         total=sources[0].total,
-        expected=_expected(data, sources, trained, measured, (len(train), len(validation))),
+        expected=_expected(data, sources, trained, measured, len(train)),
         characters=reader.characters / max(1, sum(len(look.numbers) for _, look in read)),
         complete=all(source.complete for source, _ in read),
         notes=(*(note for source, _ in read for note in source.notes), *sorted(reader.notes)),
@@ -213,21 +213,15 @@ def require_usable(found: Survey, *, drop_bad_rows: bool) -> None:
 
 
 def _expected(
-    data: DataConfig,
-    sources: tuple[Source, Source | None],
-    trained: _Look,
-    measured: _Look | None,
-    found: tuple[int, int],
+    data: DataConfig, sources: tuple[Source, Source | None], trained: _Look, measured: _Look | None, train_rows: int
 ) -> tuple[int, int]:
     """Return how many rows will be trained on and held out: those found, or about so many when there are more."""
-    if sources[0].complete:
-        usable, train = len(trained.numbers), found[0]
-    else:
-        usable = min(_scaled(sources[0], trained), data.max_rows or sys.maxsize)
-        train = round(usable * found[0] / max(1, sum(found) if measured is None else len(trained.numbers)))
+    most = data.max_rows or sys.maxsize
+    usable = min(_scaled(sources[0], trained), most)
+    train = round(usable * train_rows / max(1, min(len(trained.numbers), most)))
     if measured is not None and sources[1] is not None:
         return train, _scaled(sources[1], measured)
-    return train, found[1] if sources[0].complete else usable - train
+    return train, usable - train
 
 
 def _scaled(source: Source, look: _Look) -> int:

@@ -6,6 +6,7 @@ take no more memory than a few: all are counted, the first of each kind are kept
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -16,6 +17,8 @@ from typing import Any, Literal
 KEPT_PER_KIND = 20
 SHOWN_CHARACTERS = 80
 LISTED_NAMES = 12
+NEAR = 0.6
+"""How alike two names are, of 1, when one may be meant by the other."""
 LONGEST_NAME = 30
 
 
@@ -74,3 +77,10 @@ def listed(names: Iterable[object]) -> str:
     texts = [str(name) for name in islice(names, LISTED_NAMES + 1)]
     quoted = [repr(text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}…") for text in texts[:LISTED_NAMES]]
     return ", ".join([*quoted, "…"] if len(texts) > LISTED_NAMES else quoted) or "none"
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return advice that names those that are like it, or else all of them."""
+    names = list(dict.fromkeys(names))
+    close = difflib.get_close_matches(name, names, n=3, cutoff=NEAR)
+    return f"Did you mean {' or '.join(map(repr, close))}?" if close else f"It has: {listed(names)}."

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gemma_ft.config import DataConfig
-from gemma_ft.data.hub_failures import listed, nearest
+from gemma_ft.data.problems import listed, nearest
 from gemma_ft.data.source import Source
 from gemma_ft.data.tfds_rows import ELSEWHERE, FORMAT, cause, in_words, open_prepared, read_prepared
 from gemma_ft.errors import DataError, NotHereYet

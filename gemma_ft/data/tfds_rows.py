@@ -14,7 +14,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from gemma_ft.data.hub_failures import listed
+from gemma_ft.data.problems import listed
 from gemma_ft.data.source import Rows
 from gemma_ft.errors import DataError
 

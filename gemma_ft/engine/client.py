@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from gemma_ft.errors import EngineError
+from gemma_ft.errors import EngineError, ErrorReport
 from gemma_ft.rundir import RunDir
 from gemma_ft.sampling import Sampling
 
@@ -134,8 +134,7 @@ class EngineClient:
                 answer = answers.get()
                 ended = answer["event"] in ("end", "error")
                 if answer["event"] == "error":
-                    report = answer["report"]
-                    raise EngineError(report["what_happened"], report["what_to_do"], title=report["title"])
+                    raise EngineError.reported(ErrorReport(**answer["report"]))
                 yield answer
         finally:
             engine.forget(number, cancel=not ended)
@@ -229,6 +228,7 @@ class _Engine:
         lines = [line for line in self._log.read_text("utf-8", "replace").splitlines() if line.strip()]
         words = f" Its last words: {lines[-1][:300]}" if lines else ""
         report = {
+            "kind": EngineError.kind,
             "title": "The model process ended",
             "what_happened": f"It ended with code {self.process.returncode}.{words}",
             "what_to_do": "Ask again; it is started anew. If a training was started meanwhile, wait until it is done.",

@@ -18,7 +18,8 @@ from gemma_ft.config import LONGEST_LENGTH, RunConfig
 from gemma_ft.data.prepare import Survey
 from gemma_ft.data.samples import Pair, Sample
 from gemma_ft.data.source import Row, plain_row
-from gemma_ft.train.encode import IGNORED, Encoded, EncodedPair, batches, encode, encode_many, system_turns
+from gemma_ft.train.encode import IGNORED, Encoded, EncodedPair, batches, encode, encode_many
+from gemma_ft.train.template import system_turns
 
 MEASURED_ROWS = 10_000
 MEASURED_CHARACTERS = 10_000_000

@@ -21,20 +21,7 @@ from typing import Any, TypeAlias
 
 from gemma_ft.data.samples import Conversation, Pair, Sample, num_characters
 from gemma_ft.errors import DataError
-from gemma_ft.train.template import Piece, conversation_pieces, pair_pieces, render, system_turns
-
-__all__ = [
-    "IGNORED",
-    "Encoded",
-    "EncodedPair",
-    "batches",
-    "encode",
-    "encode_all",
-    "encode_many",
-    "encode_prompt",
-    "render",
-    "system_turns",
-]
+from gemma_ft.train.template import Piece, conversation_pieces, pair_pieces, render
 
 IGNORED = -100
 """The label of a token that is not trained; the value that PyTorch's cross entropy skips."""

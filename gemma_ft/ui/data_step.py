@@ -18,9 +18,9 @@ from gemma_ft.config import parse_config
 from gemma_ft.data.columns import SHAPES
 from gemma_ft.data.files import FILE_ENDINGS
 from gemma_ft.data.sources import EXAMPLES
-from gemma_ft.errors import DataError, EngineError, GemmaFtError
+from gemma_ft.errors import ConfigError, GemmaFtError
 from gemma_ft.ui.form import Form
-from gemma_ft.ui.present import escape, problems_markdown
+from gemma_ft.ui.present import escape, problems_markdown, rows_of
 from gemma_ft.ui.services import Services
 from gemma_ft.ui.wiring import QUEUED, QUIET, shows_errors
 from gemma_ft.ui.xray_view import figures_html, lengths_html, raw_html, rows_html, summary
@@ -248,8 +248,7 @@ def _looked(report: Mapping[str, Any], raw: Sequence[Mapping[str, str]], asked: 
         return [told, gr.update(visible=drops), *parts, names, ""]
     names, parts = mapping_inputs(data)
     bad = data["dropped"]
-    which = "the row that cannot be used" if bad == 1 else f"the {bad:,} rows that cannot be used"
-    label = f"Leave out {which if bad else 'rows that cannot be used'}"
+    label = f"Leave out {f'the {rows_of(bad)}' if bad else 'rows'} that cannot be used"
     choice = gr.update(visible=bad > 0 or drops or not data["complete"], label=label)
     return [verdict(report), choice, *parts, names, raw_html(raw)]
 
@@ -258,7 +257,7 @@ def verdict(report: Mapping[str, Any]) -> str:
     """Return what was found in the data, in Markdown."""
     data = report["data"]
     usable = not any(p["severity"] == "error" for p in report["problems"] if p["kind"] not in ("token", "model"))
-    looked = f"{data['rows']:,} rows" if data["complete"] else f"The first {data['looked_at']:,} rows"
+    looked = rows_of(data["rows"]) if data["complete"] else f"The first {rows_of(data['looked_at'])}"
     of = f" of {data['total']:,}" if data["total"] and not data["complete"] else ""
     about = "" if data["complete"] else "about "
     train, held_out = data["expected"]
@@ -299,11 +298,11 @@ def take_xray(services: Services, values: dict[str, Any], first: int, token_type
     try:
         config = services.admitted(values)
         taken = services.inspector.xray(config, first, PAGE_ROWS, services.token(token_typed))
+    except ConfigError:
+        return [WAITING, gr.skip(), hidden, hidden, hidden, 0]
     except GemmaFtError as exc:
-        about_data = not isinstance(exc, EngineError) or exc.report.title == DataError.title
-        why = html.escape(f"{exc.report.what_happened} {exc.report.what_to_do}")
-        told = f'<p class="about">No X-ray: {why}</p>'
-        return [WAITING if about_data else told, gr.skip(), hidden, hidden, hidden, 0]
+        why = html.escape(f"{exc.report.what_happened} {exc.report.what_to_do}").replace("\n", "<br>")
+        return [f'<p class="about">No X-ray: {why}</p>', gr.skip(), hidden, hidden, hidden, 0]
     figures, rows = taken["figures"], taken["rows"]
     limit = parse_config(values).training.max_length
     suggested = figures["suggested_max_length"]

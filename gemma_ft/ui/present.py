@@ -101,6 +101,11 @@ def remaining_seconds(facts: RunFacts) -> float | None:
     return each * (int(facts.steps[-1]["max_steps"]) - int(facts.steps[-1]["step"]))
 
 
+def rows_of(number: int) -> str:
+    """Say how many rows: 1 row, 1,000 rows."""
+    return f"{number:,} row" if number == 1 else f"{number:,} rows"
+
+
 def problems_markdown(problems: Sequence[Mapping[str, Any]]) -> str:
     """Return the problems of a check as a list, the first ten of them."""
     lines = []

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from gemma_ft.ui.present import DASH
+from gemma_ft.ui.present import DASH, rows_of
 
 LEGEND = """<p class="xray-legend"><span class="tok trained">trained</span> <span class="tok">not trained</span>
 <span class="tok special">special token</span> <span class="tok">·</span> hover over a token for its number</p>"""
@@ -23,7 +23,7 @@ def figures_html(figures: Mapping[str, Any]) -> str:
     sequences, rows = figures["sequences"], figures["rows"]
     cut, lost = figures["truncated_rows"], figures["lost_answer_tokens"]
     tiles = [
-        ("Tokens", f"{figures['tokens']:,}", f"in {rows:,} rows", False),
+        ("Tokens", f"{figures['tokens']:,}", f"in {rows_of(rows)}", False),
         ("Trained", f"{figures['supervised_fraction']:.0%}", f"{figures['supervised_tokens']:,} tokens", False),
         _tile("Rows cut", cut, f"{lost:,} answer tokens lost" if cut else f"none over {figures['max_length']:,}"),
         _tile("Nothing to learn", figures["zero_supervised_rows"], "rows without a trained token"),
@@ -95,13 +95,13 @@ def summary(figures: Mapping[str, Any]) -> str:
     measured = f"the first {figures['rows']:,} of " if figures["rows"] < figures["of"] else ""
     parts = [
         f"{figures['supervised_fraction']:.0%} of {figures['tokens']:,} tokens are trained "
-        f"(measured on {measured}{figures['of']:,} rows)"
+        f"(measured on {measured}{rows_of(figures['of'])})"
     ]
     if cut := figures["truncated_rows"]:
         lost = figures["lost_answer_tokens"]
-        parts.append(f"{cut:,} rows are cut at {figures['max_length']:,} tokens and lose {lost:,} answer tokens")
+        parts.append(f"{rows_of(cut)} cut at {figures['max_length']:,} tokens, with {lost:,} answer tokens lost")
     if nothing := figures["zero_supervised_rows"]:
-        parts.append(f"{nothing:,} rows have nothing to learn and are left out")
+        parts.append(f"{rows_of(nothing)} left out, with nothing to learn")
     return "; ".join(parts) + "."
 
 

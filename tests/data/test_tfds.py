@@ -378,9 +378,9 @@ def test_the_older_data_sets_are_known_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "what", "do"),
     [
-        ({"id": "squadd"}, "knows no 'squadd'", "Did you mean squad"),
+        ({"id": "squadd"}, "knows no 'squadd'", "Did you mean 'squad'"),
         ({"id": "glue/colla"}, "glue has no configuration 'colla'", "cola"),
-        ({"id": "glue/ttt"}, "glue has no configuration 'ttt'", "It has: cola, sst2"),
+        ({"id": "glue/ttt"}, "glue has no configuration 'ttt'", "It has: 'cola', 'sst2'"),
         ({"id": "gsm8k", "config": "main"}, "gsm8k has no configuration", "Leave it out"),
         ({"id": "glue/cola:9.9.9"}, "only: 2.0.0", "Choose another"),
         ({"id": "glue/cola", "config": "sst2"}, "The id says 'cola', the config 'sst2'", "Leave one"),
@@ -411,7 +411,7 @@ def test_names_that_only_this_machine_has_are_listed(prepared: Path, version: Pa
         shutil.copytree(prepared / "gft_pictures", tmp_path / "two" / name)
     with pytest.raises(DataError, match="more than one") as caught:
         opened(path=tmp_path / "two")
-    assert "a, b" in caught.value.report.what_to_do
+    assert "'a', 'b'" in caught.value.report.what_to_do
     with pytest.raises(DataError, match="no configuration 'third'"):
         opened(path=prepared / "gft_rich", config="third")
     with pytest.raises(DataError, match="not the configuration 'other'"):
@@ -435,7 +435,7 @@ def test_names_that_only_this_machine_has_are_listed(prepared: Path, version: Pa
 def test_a_split_that_is_none_is_named_with_those_there_are(prepared: Path, split: str, said: str) -> None:
     with pytest.raises(DataError, match=said) as caught:
         opened(split, path=prepared / "gft_rich/main")
-    assert re.search("train, test|another split", caught.value.report.what_to_do)
+    assert re.search("'train', 'test'|another split", caught.value.report.what_to_do)
 
 
 @pytest.mark.parametrize(
@@ -487,7 +487,7 @@ def test_a_feature_that_the_rows_lack_is_none_and_one_of_another_kind_is_damage(
 
 def test_other_formats_and_sounds_need_tensorflow(version: Path) -> None:
     edit(version / "dataset_info.json", lambda info: info.update(fileFormat="tfrecord"))
-    with pytest.raises(DataError, match="stored as tfrecord; only array_record") as caught:
+    with pytest.raises(DataError, match="stored as 'tfrecord'; only array_record") as caught:
         opened(path=version)
     assert "--file_format=array_record" in caught.value.report.what_to_do
     edit(version / "dataset_info.json", lambda info: info.update(fileFormat="array_record"))

@@ -146,7 +146,7 @@ def test_bad_data_is_a_report_in_a_look_and_an_error_in_an_xray(inspector: Engin
     assert report["data"]["counts"] == {"empty_text": 1}
     with pytest.raises(EngineError) as caught:
         inspector.xray(config)
-    assert caught.value.report.title == DataError.title
+    assert caught.value.report.kind == DataError.kind
     missing = inspector.look(values(try_it(), source="file", path=str(tmp_path / "none.csv")))
     assert missing["report"]["data"] is None
     assert "no file" in missing["report"]["problems"][0]["message"]
@@ -158,7 +158,7 @@ def test_a_model_that_is_no_gemma_gives_no_xray_but_a_report(inspector: EngineCl
     config["model"]["id"] = str(tmp_path)
     with pytest.raises(EngineError) as caught:
         inspector.xray(config)
-    assert caught.value.report.title == ModelError.title
+    assert caught.value.report.kind == ModelError.kind
     report = inspector.check(config)
     assert (report["xray"], report["ok"]) == (None, False)
     assert [(problem["kind"], problem["severity"]) for problem in report["problems"]] == [("xray", "error")]
@@ -199,6 +199,8 @@ def test_of_data_on_the_hub_the_first_rows_tell_about_the_whole(tmp_path: Path) 
         try:
             data = client.look(values(try_it(), source="hub", id="me/many"))["report"]["data"]
             few = client.look(values(try_it(), source="hub", id="me/many", max_rows=500))["report"]["data"]
+            held = {"validation_split": "train[:10]", "max_rows": 500}
+            both = client.look(values(try_it(), source="hub", id="me/many", **held))["report"]["data"]
             with pytest.raises(EngineError, match="me/many"):
                 client.offers("hub", "me/manny", None)
             assert client.offers("hub", "me/many", None)["splits"] == ["train"]
@@ -208,6 +210,8 @@ def test_of_data_on_the_hub_the_first_rows_tell_about_the_whole(tmp_path: Path) 
     assert (data["complete"], data["looked_at"], data["total"]) == (False, 1000, 3000)
     assert data["expected"] == [2700, 300]
     assert few["expected"] == [450, 50]
+    assert both["expected"][1] == 10
+    assert 490 <= both["expected"][0] <= 500
 
 
 def test_splits_of_a_data_set_that_tfds_does_not_know_are_refused_with_the_nearest(inspector: EngineClient) -> None:

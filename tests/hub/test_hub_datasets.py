@@ -309,9 +309,9 @@ def test_of_several_configurations_one_must_be_named(reader: Reader, hub: HubSer
     hub.add_repo("ann/languages", {"README.md": card(CONFIGS), **files}, "dataset")
     refused = reader.refusal("ann/languages")
     assert "2 configurations" in refused.what
-    assert "en, german" in refused.fix
-    assert "Did you mean german?" in reader.refusal("ann/languages", config="germna").fix
-    assert "en, german" in reader.refusal("ann/languages", config="zz").fix
+    assert "'en', 'german'" in refused.fix
+    assert "Did you mean 'german'?" in reader.refusal("ann/languages", config="germna").fix
+    assert "'en', 'german'" in reader.refusal("ann/languages", config="zz").fix
     for read in (reader.look, reader.whole):
         assert read("ann/languages", config="german")["rows"] == [{"t": "eins"}]
         assert read("ann/languages", config="german", split="validation")["rows"] == [{"t": "zwei"}]
@@ -346,8 +346,8 @@ def test_what_is_unknown_is_named_with_its_nearest(reader: Reader, hub: HubServe
         assert "hidden" not in refused.fix
     assert "Check the spelling" in reader.refusal("ann/zzzzqqqq").fix
     split = reader.refusal("ann/european-capitals", split="tran[:5]")
-    assert (split.what, split.fix) == ("ann/european-capitals has no split 'tran'.", "Did you mean train?")
-    assert "train, test" in reader.refusal("ann/european-capitals", split="train+nonsense").fix
+    assert (split.what, split.fix) == ("ann/european-capitals has no split 'tran'.", "Did you mean 'train'?")
+    assert "'train', 'test'" in reader.refusal("ann/european-capitals", split="train+nonsense").fix
 
 
 @pytest.mark.parametrize(
@@ -490,7 +490,7 @@ def test_a_card_with_old_numbers_is_told_and_not_believed(reader: Reader, hub: H
     assert whole["notes"] == ["The card of ann/old-card says that train has 5 rows; it has 10."]
     looked = reader.look("ann/old-card")
     assert (looked["rows"], looked["total"], looked["complete"]) == (numbered(10), 10, True)
-    assert "train, test" in reader.refusal("ann/old-card", split="gone").fix
+    assert "'train', 'test'" in reader.refusal("ann/old-card", split="gone").fix
 
 
 def test_the_revision_is_honoured(reader: Reader, hub: HubServer) -> None:

@@ -17,9 +17,8 @@ from gemma_ft.train.encode import (
     encode,
     encode_all,
     encode_prompt,
-    render,
-    system_turns,
 )
+from gemma_ft.train.template import render, system_turns
 from tiny_gemmas import EMPTY_THOUGHTS, GEMMA_4, TEMPLATES, THOUGHTLESS, tokenizer_for
 
 pytestmark = pytest.mark.train

@@ -103,7 +103,7 @@ def test_hostile_rows_stay_text_and_bad_ones_can_be_left_out(
     expect(verdict(page)).to_contain_text("Row 3: 'Antwort' is empty")
     wait_for_xray(page)
     assert HOSTILE in tokens(page, ".trained")
-    page.get_by_label("Leave out the row that cannot be used").check()
+    page.get_by_label("Leave out the 1 row that cannot be used").check()
     expect(verdict(page)).to_contain_text("✓ 12 rows", timeout=SECONDS_15)
     assert page.evaluate("() => window.hacked") is None
     page.get_by_role("button", name="Next: Method").click()

@@ -67,8 +67,15 @@ def test_the_line_of_the_maximum_length_is_drawn_where_it_can_be(limit: int, dra
 
 def test_the_summary_says_on_how_many_rows_it_was_measured() -> None:
     assert summary(FIGURES) == (
-        "40% of 5,000 tokens are trained (measured on the first 90 of 100 rows); 7 rows are cut at 64 tokens and lose "
-        "31 answer tokens; 2 rows have nothing to learn and are left out."
+        "40% of 5,000 tokens are trained (measured on the first 90 of 100 rows); 7 rows cut at 64 tokens, with "
+        "31 answer tokens lost; 2 rows left out, with nothing to learn."
+    )
+
+
+def test_one_row_is_a_row() -> None:
+    assert summary({**FIGURES, "rows": 1, "of": 1, "truncated_rows": 1}).count("1 row") == 2
+    assert "1 rows" not in summary({**FIGURES, "rows": 1, "of": 1, "truncated_rows": 1}) + figures_html(
+        {**FIGURES, "rows": 1}
     )
 
 
