@@ -58,7 +58,7 @@ def test_the_first_run_from_a_terminal_then_its_list_its_page_and_its_export(
 
 @pytest.mark.train
 def test_ctrl_c_stops_and_saves_and_resume_goes_on(demo_settings: Settings, tmp_path: Path) -> None:
-    text = (ROOT / "examples" / "try_it.yaml").read_text().replace("max_steps: 150", "max_steps: 300")
+    text = (ROOT / "examples" / "try_it.yaml").read_text().replace("max_steps: 150", "max_steps: 120")
     follower = subprocess.Popen(
         [sys.executable, "-m", "gemma_ft", "train", config_file(tmp_path, text)],
         cwd=ROOT,
@@ -77,8 +77,8 @@ def test_ctrl_c_stops_and_saves_and_resume_goes_on(demo_settings: Settings, tmp_
     assert "has stopped" in output
     resumed = command(demo_settings, "resume", "last")
     assert resumed.returncode == 0, resumed.stderr
-    assert "Step 300 of 300" in resumed.stdout
-    assert "Step 2 of 300" not in resumed.stdout
+    assert "Step 120 of 120" in resumed.stdout
+    assert "Step 2 of 120" not in resumed.stdout
 
 
 def test_detach_returns_at_once_and_stop_ends_it(settings: Settings) -> None:

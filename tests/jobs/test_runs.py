@@ -164,7 +164,7 @@ def test_the_supervisor_samples_the_machine_and_the_run_itself(settings: Setting
 def test_stop_and_save_then_resume_counts_every_step_once_and_finishes(demo_settings: Settings) -> None:
     manager = JobManager(demo_settings)
     config = recipes.try_it().model_copy(
-        update={"training": recipes.try_it().training.model_copy(update={"max_steps": 400, "save_every": 0})}
+        update={"training": recipes.try_it().training.model_copy(update={"max_steps": 150, "save_every": 0})}
     )
     run = manager.start(config)
     wait_until(lambda: len(RunFacts(run.events).refresh().steps) > 5, timeout=120, what="a few steps")
@@ -179,7 +179,7 @@ def test_stop_and_save_then_resume_counts_every_step_once_and_finishes(demo_sett
     state = wait_for_end(manager, run)
     assert (state.status, state.attempt) == ("finished", 2)
     steps = [fact["step"] for fact in RunFacts(run.events).refresh().steps]
-    assert steps == list(range(1, 401))
+    assert steps == list(range(1, 151))
     assert run.model.is_dir()
     with pytest.raises(RunBusy, match="nothing to resume"):
         manager.resume(run.run_id)
