@@ -24,6 +24,10 @@ from gemma_ft.errors import ConfigError
 DEMO_MODEL = "demo/gemma-3-tiny"
 Format = Literal["messages", "sharegpt", "alpaca", "prompt_completion", "text", "translation", "preference"]
 """The shapes of rows that `data/formats.py` reads."""
+PreferenceLoss = Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero"]
+"""Losses of DPO, by TRL's names."""
+Targets = Literal["all", "attention", "mlp"]
+"""Groups of the language model's linear layers."""
 LONGEST_LENGTH = 131_072
 """Tokens; the longest row that can be asked for."""
 LONGEST_NAME = 255
@@ -63,7 +67,8 @@ class ModelConfig(Section):
     id: str = knob(DEMO_MODEL, "The offline demo, a Gemma on the Hugging Face Hub, or a local folder.", min_length=1)
     revision: str | None = knob(None, "Branch, tag or commit of a Hub model; empty means its main branch.")
     precision: Literal["auto", "bfloat16", "float32"] = knob(
-        "auto", "Number format of the weights; auto is bfloat16 where the GPU has it, else float32."
+        "auto",
+        "Number format; auto computes in bfloat16 where the GPU has it, else in float32. No Gemma bears float16.",
     )
 
     @field_validator("id")
@@ -141,10 +146,20 @@ class MethodConfig(Section):
         "sft", "Supervised tuning (sft) learns the answers in the data; dpo learns which of two answers is better."
     )
     beta: float = knob(0.1, "How firmly DPO stays with the base model's answers.", gt=0, le=10)
-    adapter: Literal["lora", "none"] = knob("lora", "LoRA trains a small adapter; none trains every weight.")
+    loss: PreferenceLoss = knob(
+        "sigmoid", "What DPO minimises: sigmoid is the usual loss; ipo and robust bear wrong preferences better."
+    )
+    adapter: Literal["lora", "qlora", "none"] = knob(
+        "lora", "LoRA trains a small adapter, QLoRA does so on a model kept in 4 bits; none trains every weight."
+    )
     rank: int = knob(16, "Width of the LoRA matrices; more can hold more, and costs more memory.", ge=1, le=256)
     alpha: int = knob(32, "Strength of the adapter, often twice the rank.", ge=1, le=512)
     dropout: float = knob(0.05, "Share of the adapter's inputs that is dropped while training.", ge=0, le=0.5)
+    targets: Targets = knob("all", "Which layers of the language model get an adapter; all learns best.")
+    dora: bool = knob(
+        False, "Learn length and direction of the weights apart (DoRA): often better at a low rank, slower."
+    )
+    rslora: bool = knob(False, "Divide alpha by the root of the rank (rsLoRA): steadier at a high rank.")
 
 
 class TrainingConfig(Section):
@@ -154,20 +169,54 @@ class TrainingConfig(Section):
     max_steps: int | None = knob(
         None, "Stop after this many optimizer steps; empty (0 on the page) lets the epochs decide.", unit="steps", ge=1
     )
-    learning_rate: float = knob(2e-4, "Size of a step; LoRA likes about 2e-4, full tuning 2e-5.", gt=0, le=1)
+    learning_rate: float = knob(
+        2e-4, "Size of a step; LoRA likes about 2e-4, full tuning 2e-5, DPO a tenth of that or less.", gt=0, le=1
+    )
     schedule: Literal["linear", "cosine", "constant"] = knob("linear", "How the learning rate falls over the run.")
     warmup_fraction: float = knob(0.05, "Share of the run in which the learning rate rises to full size.", ge=0, le=0.5)
+    optimizer: Literal["adamw", "adamw_8bit", "adafactor"] = knob(
+        "adamw", "AdamW; in 8 bits (NVIDIA only) it needs a quarter of its memory, Adafactor needs next to none."
+    )
     weight_decay: float = knob(0.0, "Pull of the trained weights towards zero.", ge=0, le=1)
     max_grad_norm: float = knob(1.0, "Longer gradients are shortened to this norm.", gt=0)
     batch_size: int = knob(8, "Rows that go through the model at once.", unit="rows", ge=1, le=1024)
     accumulation: int = knob(1, "Batches that are added up before a step is made.", unit="batches", ge=1, le=1024)
     max_length: int = knob(1024, "Longer rows are cut to this length.", unit="tokens", ge=8, le=LONGEST_LENGTH)
-    gradient_checkpointing: bool = knob(False, "Compute some things twice to need less memory.")
+    packing: bool = knob(
+        False, "Join short rows to sequences of the maximum length: no padding, so faster. Supervised tuning only."
+    )
+    gradient_checkpointing: Literal["auto", "on", "off"] = knob(
+        "auto", "Compute activations twice to need less memory, about a third slower; auto does it only if it must."
+    )
+    neftune_alpha: float = knob(
+        0.0,
+        "Noise on the embeddings while training (NEFTune), against learning by heart: 5 is usual; 0 is off.",
+        ge=0,
+        le=50,
+    )
+    on_out_of_memory: Literal["smaller_batch", "stop"] = knob(
+        "smaller_batch", "Halve the batch and double the accumulation, which learns the same, or stop with an error."
+    )
     seed: int = knob(42, "Seed of the adapter's start, the dropout and the order of the rows.", ge=0)
     log_every: int = knob(1, "A point on the chart every so many steps.", unit="steps", ge=1)
     eval_every: int = knob(50, "Measure the held-out rows every so many steps; 0 only at the end.", unit="steps", ge=0)
     save_every: int = knob(50, "Save a checkpoint every so many steps; 0 only when it is stopped.", unit="steps", ge=0)
     keep_checkpoints: int = knob(2, "How many checkpoints stay on the disk.", unit="checkpoints", ge=1, le=100)
+    keep_best: bool = knob(
+        False, "Make the result of the weights that did best on the held-out rows, instead of the last ones."
+    )
+    early_stopping: int = knob(
+        0,
+        "End the run when so many evaluations in a row brought nothing better; 0 is off.",
+        unit="evaluations",
+        ge=0,
+        le=1000,
+    )
+
+    @field_validator("gradient_checkpointing", mode="before")
+    @classmethod
+    def _yaml_reads_on_and_off_as_truth(cls, value: object) -> object:
+        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
 
 class EvaluationConfig(Section):
@@ -208,6 +257,16 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     publish: PublishConfig = PublishConfig()
     compute: ComputeConfig = ComputeConfig()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        training, supervised = self.training, self.method.objective == "sft"
+        if training.packing and not supervised:
+            raise ValueError("training.packing: pairs cannot be packed; switch packing off for DPO")
+        if (training.keep_best or training.early_stopping) and not training.eval_every:
+            which = "keep_best" if training.keep_best else "early_stopping"
+            raise ValueError(f"training.{which}: it needs measurements on the way; set training.eval_every")
+        return self
 
     def to_yaml(self) -> str:
         """Return the config as YAML that `parse_config` reads back to an equal value."""
