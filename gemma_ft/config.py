@@ -24,7 +24,7 @@ from gemma_ft.errors import ConfigError
 DEMO_MODEL = "demo/gemma-3-tiny"
 Format = Literal["messages", "sharegpt", "alpaca", "prompt_completion", "text", "translation", "preference"]
 """The shapes of rows that `data/formats.py` reads."""
-PreferenceLoss = Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero"]
+PreferenceLoss = Literal["sigmoid", "ipo", "hinge", "apo_zero"]
 """Losses of DPO, by TRL's names."""
 Targets = Literal["all", "attention", "mlp"]
 """Groups of the language model's linear layers."""
@@ -53,6 +53,11 @@ def _without_nul(text: str) -> str:
     if any(len(part.encode("utf-8", "replace")) > LONGEST_NAME for part in text.split("/")):
         raise ValueError(f"a name of more than {LONGEST_NAME} bytes cannot be on any disk")
     return text
+
+
+def on_or_off(value: object) -> object:
+    """Return the words that YAML takes for a truth value as words again."""
+    return ("on" if value else "off") if isinstance(value, bool) else value
 
 
 class Section(BaseModel):
@@ -147,7 +152,8 @@ class MethodConfig(Section):
     )
     beta: float = knob(0.1, "How firmly DPO stays with the base model's answers.", gt=0, le=10)
     loss: PreferenceLoss = knob(
-        "sigmoid", "What DPO minimises: sigmoid is the usual loss; ipo and robust bear wrong preferences better."
+        "sigmoid",
+        "What DPO minimises: sigmoid is usual, ipo bears wrong preferences better, apo_zero makes good answers likelier.",
     )
     adapter: Literal["lora", "qlora", "none"] = knob(
         "lora", "LoRA trains a small adapter, QLoRA does so on a model kept in 4 bits; none trains every weight."
@@ -216,7 +222,7 @@ class TrainingConfig(Section):
     @field_validator("gradient_checkpointing", mode="before")
     @classmethod
     def _yaml_reads_on_and_off_as_truth(cls, value: object) -> object:
-        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+        return on_or_off(value)
 
 
 class EvaluationConfig(Section):
@@ -244,6 +250,17 @@ class ComputeConfig(Section):
     """Where it runs."""
 
     where: Literal["local"] = knob("local", "On this machine.")
+    processes: int = knob(
+        0, "How many GPUs train together, each on its own part of every batch; 0 takes all there are.", ge=0, le=64
+    )
+    sharding: Literal["auto", "off", "on"] = knob(
+        "auto", "Spread the weights over the GPUs (FSDP) instead of a copy on each; auto only if a copy does not fit."
+    )
+
+    @field_validator("sharding", mode="before")
+    @classmethod
+    def _yaml_reads_on_and_off_as_truth(cls, value: object) -> object:
+        return on_or_off(value)
 
 
 class RunConfig(Section):

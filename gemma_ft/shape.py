@@ -28,12 +28,15 @@ class LinearGroup:
 class ModelShape:
     """What there is to know about a model before it is loaded. All counts are of weights; tied ones count once.
 
-    `parameters` = `language` + `towers`: full tuning trains the language model and leaves the towers (vision, audio, and
-    what projects them) as they are. Of `language`, `embedding` are tables that are looked up (the output layer shares
-    them), and `per_layer_embedding` those of Gemma 3n and 4 that are looked up at every layer.
+    `parameters` = `language` + `towers`: full tuning trains the language model and leaves the towers (vision, audio,
+    and what projects them) as they are. Of `language`, `embedding` are tables that are looked up (the output layer
+    shares them), and `per_layer_embedding` those of Gemma 3n and 4 that are looked up at every layer.
     `quantisable` are the weights that 4-bit loading turns into 4 bits; experts are not among them.
     `active` are the weights that work on each token (all but tables, towers and unused experts, the output layer
     included). `window` is the reach of sliding attention, `full_attention_layers` how many layers see everything.
+    `heads`, `kv_heads` and `head_dim` are those of the first layer (Gemma 4 has others where a layer sees everything);
+    `ffn` is the width that a token goes through in the widest layer, with the experts that are chosen for it.
+    `softcapped` says that the scores of attention are capped, which only the eager kind of attention does right.
     """
 
     model_type: str

@@ -24,6 +24,8 @@ WORDS = {
     "reference",
     "sampling",
     "redaction",
+    "shape",
+    "hardware",
     "__init__",
 }
 TORCH = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers"}
@@ -38,8 +40,9 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "jobs": (WORDS | {"monitor"}, {"psutil", "filelock"}),
     "hub": (WORDS, {"huggingface_hub"}),
     "check": (WORDS | {"data", "estimate", "hub"}, set()),
-    "train": (WORDS | {"data", "hub"}, TORCH | {"huggingface_hub", "filelock", "jinja2"}),
-    "engine": (WORDS | {"data", "train", "check"}, TORCH),
+    "doctor": (WORDS | {"data", "estimate", "hub", "monitor"}, set()),
+    "train": (WORDS | {"data", "estimate", "hub", "monitor"}, TORCH | {"huggingface_hub", "filelock", "jinja2"}),
+    "engine": (WORDS | {"data", "estimate", "monitor", "hub", "train", "check", "doctor"}, TORCH),
     "ui": (
         WORDS | {"data", "estimate", "jobs", "monitor", "hub", "check", "engine.client"},
         {"gradio", "plotly", "starlette", "pydantic", "annotated_types"},

@@ -1,4 +1,4 @@
-"""Very small Gemmas of three generations, with the chat templates that TRL ships, and a witness of what reaches them.
+"""Very small Gemmas with the chat templates that TRL ships, and a witness of what reaches them.
 
 The templates are read from the installed package when a test runs. What trains here runs in a child process: a trainer
 wants the main thread and its signals, and leaves a watching thread behind.
@@ -13,34 +13,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from gemma_families import FAMILIES, THOUGHTLESS, save_family
 from gemma_ft.config import RunConfig
 from gemma_ft.data.samples import Sample
 from gemma_ft.rundir import RunDir, create_run
 
 GEMMA_4 = ("gemma4_v2", "gemma4_v3", "gemma4", "gemma4_v4", "gemma4_v5")
 """All versions of Gemma 4's template that TRL has, oldest first."""
-THOUGHTLESS = "gemma4, no thoughts"
-"""Gemma 4's template as the larger models have it: the generation prompt ends with an empty block of thoughts."""
 TEMPLATES = ("gemma", "gemma3", *GEMMA_4, THOUGHTLESS)
 EMPTY_THOUGHTS = "<|channel>thought\n<channel|>"
 CONTROL_TOKENS = ["<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|think|>"]
 
-SIZES: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-    "max_position_embeddings": 512,
-    "sliding_window": 16,
-    "layer_types": ["sliding_attention", "full_attention"],
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-    "bos_token_id": 2,
-}
 GENERATIONS = {"gemma2": "gemma", "gemma3": "gemma3", "gemma4": THOUGHTLESS}
-"""The models that can be made, and their templates."""
+"""A family of each generation, and the template it gets from `save_gemma`."""
 
 
 def read_template(name: str) -> str:
@@ -82,26 +67,7 @@ def _tokenizer_folder() -> str:
 
 def save_gemma(folder: Path, generation: str) -> None:
     """Write a model of random weights and its tokenizer."""
-    import torch
-    import transformers
-
-    tokenizer = tokenizer_for(GENERATIONS[generation])
-    sizes = {**SIZES, "vocab_size": len(tokenizer)}
-    torch.manual_seed(0)
-    if generation == "gemma2":
-        model = transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**sizes))
-    elif generation == "gemma3":
-        model = transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**sizes))
-    else:
-        text = {"vocab_size_per_layer_input": len(tokenizer), "hidden_size_per_layer_input": 8, "global_head_dim": 32}
-        seeing = {name: sizes[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "head_dim")}
-        heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "position_embedding_size": 64}
-        config = transformers.Gemma4Config(
-            text_config={**sizes, **text}, vision_config={**seeing, **heads}, audio_config=None
-        )
-        model = transformers.Gemma4ForConditionalGeneration(config)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_family(folder, FAMILIES[generation], tokenizer_for(GENERATIONS[generation]))
 
 
 @dataclass(frozen=True)
@@ -124,8 +90,7 @@ def watch(runs: Path, config: RunConfig, base: Path, samples: Sequence[Sample]) 
         for ids, labels, real in zip(named["input_ids"], named["labels"], named["attention_mask"].bool(), strict=True):
             calls.append((ids[real].tolist(), labels[real].tolist()))
 
-    finished, _ = _tune(runs, config, base, (samples, []), record)
-    assert finished
+    assert tune_run(create_run(runs, config), base, (samples, []), record)
     return seen
 
 
@@ -143,20 +108,25 @@ def stop_while_it_measures(
             run.wish("stop")
             measured.append(named["input_ids"].tolist())
 
-    finished, run = _tune(runs, config, base, (samples, samples), ask)
+    run = create_run(runs, config)
+    finished = tune_run(run, base, (samples, samples), ask)
     return finished, run, len({str(batch) for batch in measured})
 
 
-def _tune(
-    runs: Path,
-    config: RunConfig,
+def tune_run(
+    run: RunDir,
     base: Path,
     parts: tuple[Sequence[Sample], Sequence[Sample]],
     on_call: Callable[[RunDir, Any, dict[str, Any]], None],
-) -> tuple[bool, RunDir]:
-    """Run the trainer's code on samples; `on_call` gets the run, the model and its arguments at each call of it."""
+) -> bool:
+    """Run the trainer's code on samples, trained ones and held out ones; return whether it finished.
+
+    `on_call` gets the run, the outermost model and its arguments at each call of it. A run that has a checkpoint is
+    resumed.
+    """
     from peft import PeftModel
     from torch.nn.modules.module import register_module_forward_hook
+    from transformers import GenerationMixin
 
     from gemma_ft.events import FactWriter
     from gemma_ft.train.control import Control
@@ -166,10 +136,11 @@ def _tune(
     from gemma_ft.train.tuning import tune
 
     def called(module: Any, given: Any, named: dict[str, Any], output: Any) -> None:
-        if isinstance(module, PeftModel):
+        if isinstance(module, outermost):
             on_call(run, module, named)
 
-    run = create_run(runs, config)
+    config = run.config()
+    outermost = GenerationMixin if config.method.adapter == "none" else PeftModel
     control = Control(run)
     progress = Progress(FactWriter(run.events), control)
     tokenizer = load_tokenizer(base)
@@ -177,7 +148,7 @@ def _tune(
     hook = register_module_forward_hook(called, with_kwargs=True)
     try:
         given = {"control": control, "progress": progress, "card": lambda _: ""}
-        return tune(run, config, base, tokenizer, (train, held_out), **given), run
+        return tune(run, config, base, tokenizer, (train, held_out), **given)
     finally:
         hook.remove()
 

@@ -36,7 +36,7 @@ def _merge(run: RunDir, folder: Path) -> None:
 
     config = run.config()
     base = resolve_model(config.model, Settings.from_env().models, enter=lambda _: None, report=lambda *_: None)
-    model, tokenizer = load_result(base, run.model, config)
+    model, tokenizer = load_result(base, run.model, config, whole=True)
     model.merge_and_unload().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

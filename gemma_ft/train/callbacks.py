@@ -8,6 +8,7 @@ measured them.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import time
@@ -129,19 +130,49 @@ class WishesCallback(TrainerCallback):
         return control
 
 
-class CheckpointCallback(TrainerCallback):
-    """Moves each finished checkpoint into place and keeps only the newest ones."""
+class BestCallback(TrainerCallback):
+    """Remembers where the held-out loss was lowest, saves it if it is to be kept, and ends what no longer gets better.
 
-    def __init__(self, run: RunDir, writing: Path, keep: int, progress: Progress) -> None:
+    The memory is the trainer's state (`best_metric`, `best_global_step`), which is part of every checkpoint, so a
+    resumed run remembers too. Works with evaluations every `every` steps.
+    """
+
+    def __init__(self, *, keep: bool, patience: int, every: int, progress: Progress) -> None:
+        self._keep, self._patience, self._every, self._progress = keep, patience, every, progress
+
+    def on_evaluate(
+        self, args: Any, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any
+    ) -> TrainerControl:
+        loss = metrics.get("eval_loss", math.nan)
+        if math.isfinite(loss) and (state.best_metric is None or loss < state.best_metric):
+            state.best_metric, state.best_global_step = loss, state.global_step
+            control.should_save = control.should_save or self._keep
+        elif self._patience and state.global_step - (state.best_global_step or 0) >= self._patience * self._every:
+            control.should_training_stop = True
+            self._progress.warn(
+                f"Stopped early at step {state.global_step}: nothing was better than step {state.best_global_step}.",
+                kind="stopped_early",
+                step=state.global_step,
+            )
+        return control
+
+
+class CheckpointCallback(TrainerCallback):
+    """Moves each finished checkpoint into place and keeps only the newest ones, and the best if that is wanted."""
+
+    def __init__(self, run: RunDir, writing: Path, keep: int, progress: Progress, *, keep_best: bool = False) -> None:
         self._run, self._writing, self._keep, self._progress = run, writing, keep, progress
+        self._keep_best = keep_best
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         name = f"checkpoint-{state.global_step}"
         (self._writing / name / "training_args.bin").unlink(missing_ok=True)
         move_into_place(self._writing / name, self._run.checkpoints / name)
         self._progress.fact("checkpoint", sync=True, step=state.global_step, path=f"checkpoints/{name}")
+        best = f"checkpoint-{state.best_global_step}" if self._keep_best else ""
         for old in checkpoints(self._run)[: -self._keep]:
-            shutil.rmtree(old)
+            if old.name != best:
+                shutil.rmtree(old)
 
 
 class SamplesCallback(TrainerCallback):

@@ -12,13 +12,15 @@ from gemma_ft.errors import ConfigError, DataError, ErrorReport, GemmaFtError
 
 FAILED, BAD_INPUT, STOPPED = 1, 2, 3
 """Exit codes of the trainer and of the command line; 0 is a finished run."""
+CPU_ALLOCATOR = "DefaultCPUAllocator"
+"""What PyTorch's error names when the machine's memory is refused."""
 
 
 def explain(exc: BaseException) -> ErrorReport:
     """Return what happened and what to do."""
     if isinstance(exc, GemmaFtError):
         return exc.report
-    if _out_of_gpu_memory(exc) or isinstance(exc, MemoryError):
+    if is_out_of_memory(exc):
         where = "GPU" if _out_of_gpu_memory(exc) else "machine"
         return ErrorReport(
             kind="memory",
@@ -45,6 +47,12 @@ def explain(exc: BaseException) -> ErrorReport:
 def exit_code(exc: BaseException) -> int:
     """Return the exit code that tells a shell what kind of failure this was."""
     return BAD_INPUT if isinstance(exc, (ConfigError, DataError)) else FAILED
+
+
+def is_out_of_memory(exc: BaseException) -> bool:
+    """Tell whether an allocation was refused, on a GPU or in the machine's memory."""
+    refused = isinstance(exc, RuntimeError) and CPU_ALLOCATOR in str(exc)
+    return isinstance(exc, MemoryError) or refused or _out_of_gpu_memory(exc)
 
 
 def _out_of_gpu_memory(exc: BaseException) -> bool:

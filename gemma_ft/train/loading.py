@@ -1,8 +1,13 @@
 """Loading a Gemma and putting an adapter on it: for training, and again for answering.
 
-Promises the class that the checkpoint was saved with, bfloat16 where the GPU has it natively and float32 elsewhere,
-and adapters on the language model's linear layers only (never on the towers of a multimodal model). Remote code is
-never run.
+Promises the class that the checkpoint was saved with, and adapters on the language model's linear layers only: the
+towers of a multimodal model (vision, audio, and what projects them) are never adapted, never put into 4 bits and, when
+every weight is tuned, stay as they are. Remote code is never run. Attention is left to transformers' rule for the
+family: Gemma 2 soft-caps its scores, which only the eager kind does right; the others use SDPA.
+
+Number formats: computing is in bfloat16 where the GPU has it natively, else in float32. Weights that are trained are
+kept in float32 (a step of full tuning is smaller than bfloat16 can add to a weight), unless `precision: bfloat16` asks
+for less memory; weights that are not trained are kept in the format that computes.
 """
 
 from __future__ import annotations
@@ -13,33 +18,83 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
-from gemma_ft.config import MethodConfig, ModelConfig, RunConfig
+from gemma_ft.config import MethodConfig, ModelConfig, RunConfig, Targets
 from gemma_ft.errors import ModelError
+from gemma_ft.hardware import AMPERE
 from gemma_ft.train.tokenizer import load_tokenizer
 
-LINEAR = r"(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)$"
-AMPERE = (8, 0)
-"""The first CUDA compute capability with native bfloat16."""
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+LAYERS: dict[Targets, tuple[str, ...]] = {"all": ATTENTION + MLP, "attention": ATTENTION, "mlp": MLP}
+"""The linear layers of each group of targets."""
 
 
-def precision(wanted: str) -> torch.dtype:
-    """Return the number format of the weights for `auto`, `bfloat16` or `float32` on this machine."""
+def computing(wanted: str) -> torch.dtype:
+    """Return the number format to compute in for `auto`, `bfloat16` or `float32` on this machine."""
     if wanted != "auto":
         return torch.bfloat16 if wanted == "bfloat16" else torch.float32
     native = torch.cuda.is_available() and torch.cuda.get_device_capability() >= AMPERE
     return torch.bfloat16 if native else torch.float32
 
 
-def load_model(folder: Path, wanted_precision: str) -> Any:
-    """Return the model with its weights, on the CPU. Raises `ModelError`."""
+def load_for_training(folder: Path, config: RunConfig) -> Any:
+    """Return the model as its method trains it: the towers fixed, in 4 bits for QLoRA. Raises `ModelError`."""
+    if config.method.adapter == "none":
+        trained = torch.bfloat16 if config.model.precision == "bfloat16" else torch.float32
+        model = _load(folder, dtype=trained)
+        for tower in towers(model).values():
+            tower.requires_grad_(False)
+        return model
+    return load_model(folder, config.model.precision, in_4_bits=config.method.adapter == "qlora")
+
+
+def load_reference(folder: Path, config: RunConfig) -> Any:
+    """Return the model that full DPO compares with: never trained, so in the format that computes."""
+    return load_model(folder, config.model.precision)
+
+
+def load_model(folder: Path, wanted_precision: str, *, in_4_bits: bool = False) -> Any:
+    """Return the model with its weights in the format that computes, or its linear layers in 4 bits (NF4 with double
+    quantisation, https://arxiv.org/abs/2305.14314). It is on the CPU, but in 4 bits where it will compute.
+
+    Raises `ModelError`.
+    """
+    dtype = computing(wanted_precision)
+    if not in_4_bits:
+        return _load(folder, dtype=dtype)
+    with torch.device("meta"):
+        kept = list(towers(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))))
+    four_bits = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=["lm_head", *kept],
+    )
+    return _load(folder, dtype=dtype, quantization_config=four_bits)
+
+
+def _load(folder: Path, **how: Any) -> Any:
     try:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=precision(wanted_precision))
+        return AutoModelForCausalLM.from_pretrained(folder, **how)
+    except ImportError as exc:
+        raise ModelError(
+            f"QLoRA needs bitsandbytes: {exc}", "Install it (`pip install bitsandbytes`), or use LoRA."
+        ) from exc
     except (OSError, ValueError, KeyError) as exc:
         raise ModelError(
             f"Its weights cannot be loaded: {exc}", "Give a complete model folder, or upgrade transformers."
         ) from exc
+
+
+def towers(model: Any) -> dict[str, torch.nn.Module]:
+    """Return the parts of a multimodal model beside its language model, by name; nothing for a text model."""
+    inner = model.base_model
+    if not hasattr(inner, "language_model"):
+        return {}
+    return {name: part for name, part in inner.named_children() if name != "language_model"}
 
 
 def adapter_for(model: Any, method: MethodConfig) -> LoraConfig | None:
@@ -51,14 +106,17 @@ def adapter_for(model: Any, method: MethodConfig) -> LoraConfig | None:
         r=method.rank,
         lora_alpha=method.alpha,
         lora_dropout=method.dropout,
-        target_modules=adapter_targets(model),
+        use_dora=method.dora,
+        use_rslora=method.rslora,
+        target_modules=adapter_targets(model, method.targets),
     )
 
 
-def adapter_targets(model: Any) -> str:
+def adapter_targets(model: Any, targets: Targets) -> str:
     """Return the pattern of the layers that get an adapter. Raises `ModelError` when there are none."""
     names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    for pattern in (r".*language_model\..*\." + LINEAR, r".*\." + LINEAR):
+    wanted = "|".join(LAYERS[targets])
+    for pattern in (rf".*language_model\..*\.({wanted})$", rf".*\.({wanted})$"):
         if any(re.fullmatch(pattern, name) for name in names):
             return pattern
     raise ModelError("It has no layers that an adapter could be put on.", "Use the method without an adapter.")
@@ -76,15 +134,17 @@ def save_result(model: Any, tokenizer: Any, folder: Path, origin: ModelConfig) -
     tokenizer.save_pretrained(folder)
 
 
-def load_result(base_folder: Path, result: Path, config: RunConfig) -> tuple[Any, Any]:
+def load_result(base_folder: Path, result: Path, config: RunConfig, *, whole: bool = False) -> tuple[Any, Any]:
     """Return (tuned model, tokenizer) of a finished run, ready to answer.
 
-    With an adapter the model is a `PeftModel`, whose adapter can be switched off to hear the base.
+    With an adapter the model is a `PeftModel`, whose adapter can be switched off to hear the base. The base is in the
+    bits it was trained with, unless `whole` asks for all of them (to merge the adapter into it).
     """
     tokenizer = load_tokenizer(result)
     if config.method.adapter == "none":
         return load_model(result, config.model.precision).eval(), tokenizer
-    base = load_model(base_folder, config.model.precision)
+    in_4_bits = config.method.adapter == "qlora" and not whole
+    base = load_model(base_folder, config.model.precision, in_4_bits=in_4_bits)
     return PeftModel.from_pretrained(base, result).eval(), tokenizer
 
 
@@ -93,7 +153,7 @@ def describe_model(model: Any) -> dict[str, Any]:
     text = model.config.get_text_config()
     return {
         "kind": type(model).__name__,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": model.num_parameters(),
         "layers": text.num_hidden_layers,
         "context": text.max_position_embeddings,
         "precision": str(model.dtype).removeprefix("torch."),

@@ -35,9 +35,9 @@ class Progress:
         self._control.check()
         self._facts.append("phase", phase=self.current, done=done, total=total)
 
-    def warn(self, message: str) -> None:
-        """Say something that does not stop the run and that the person should know."""
-        self._facts.append("warning", message=message)
+    def warn(self, message: str, **fields: Any) -> None:
+        """Say something that does not stop the run and that the person should know; `fields` are for programs."""
+        self._facts.append("warning", message=message, **fields)
         log.warning("%s", message)
 
     def fact(self, event: str, *, sync: bool = False, **fields: Any) -> None:

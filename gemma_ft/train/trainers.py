@@ -1,6 +1,7 @@
 """TRL's trainers for both objectives, set up from a `RunConfig` so that they leave our rows as they are.
 
-Promises that the rows reach the model exactly as `encode` made them: nothing is tokenised, cut or left out after it.
+Promises that the rows reach the model exactly as `encode` made them: nothing is tokenised, cut or left out after it;
+packed ones are only laid end to end. Weights that are trained are in the format that `loading` gave them.
 DPO compares with the model as it was before the tuning: with an adapter that is the model with the adapter switched
 off, else a second copy of it. The dropout of an adapter is what the configuration says, for DPO as well (TRL would
 switch it off there). Does not run anything.
@@ -18,10 +19,15 @@ from transformers import Trainer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from gemma_ft.config import RunConfig
+from gemma_ft.errors import ConfigError
 from gemma_ft.train.callbacks import EvaluationStopped
-from gemma_ft.train.encode import Row
-from gemma_ft.train.loading import adapter_for, precision
+from gemma_ft.train.encode import Encoded, Row
+from gemma_ft.train.head import install_head
+from gemma_ft.train.loading import adapter_for, computing
+from gemma_ft.train.packing import PackingCollator, pack
 
+OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_8bit", "adafactor": "adafactor"}
+"""Our names of optimizers and those of transformers."""
 Rows = tuple[Sequence[Row], Sequence[Row]]
 """What is trained on, and what is held out."""
 
@@ -53,10 +59,25 @@ class PreferenceTuner(Stoppable, DPOTrainer):
 
 
 def new_trainer(
-    model: Any, reference: Callable[[], Any], tokenizer: Any, config: RunConfig, rows: Rows, writing: Path
+    model: Any,
+    reference: Callable[[], Any],
+    tokenizer: Any,
+    config: RunConfig,
+    rows: Rows,
+    writing: Path,
+    *,
+    in_order: bool = False,
 ) -> Trainer:
-    """Return the trainer of a freshly loaded model; it puts the adapter on. `reference` loads the model once more."""
-    train, validation = (Dataset.from_list([row.columns() for row in part]) for part in rows)
+    """Return the trainer of a freshly loaded model; it puts the adapter on. `reference` loads the model once more.
+
+    The rows are mixed anew in every epoch, unless they are wanted `in_order`.
+
+    Raises `ConfigError` for an optimizer that this machine has not.
+    """
+    if config.training.optimizer == "adamw_8bit" and not torch.cuda.is_available():
+        raise ConfigError("AdamW in 8 bits needs an NVIDIA GPU.", "Set training.optimizer to adamw.")
+    train_rows = _packed(rows[0], config) if config.training.packing else rows[0]
+    train, validation = (Dataset.from_list([row.columns() for row in part]) for part in (train_rows, rows[1]))
     parts = {
         "train_dataset": train,
         "eval_dataset": validation if len(validation) else None,
@@ -64,18 +85,40 @@ def new_trainer(
         "peft_config": adapter_for(model, config.method),
     }
     shared = _arguments(config, writing, has_validation=len(validation) > 0)
+    shared["train_sampling_strategy"] = "sequential" if in_order else "random"
+    trainer: Trainer
     if config.method.objective == "sft":
         arguments = SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True})
-        return Tuner(model=model, args=arguments, **parts)
-    preferences = DPOConfig(**shared, beta=config.method.beta, disable_dropout=False)
-    ref_model = reference() if config.method.adapter == "none" else None
-    return PreferenceTuner(model=model, ref_model=ref_model, args=preferences, **parts)
+        collator = PackingCollator(tokenizer.pad_token_id) if config.training.packing else None
+        trainer = Tuner(model=model, args=arguments, data_collator=collator, **parts)
+    else:
+        method = config.method
+        preferences = DPOConfig(**shared, beta=method.beta, loss_type=[method.loss], disable_dropout=False)
+        ref_model = reference() if config.method.adapter == "none" else None
+        trainer = PreferenceTuner(model=model, ref_model=ref_model, args=preferences, **parts)
+        if ref_model is not None:
+            install_head(ref_model)
+    install_head(trainer.model)
+    if config.method.adapter != "none":
+        _in_float32(trainer.model)
+    return trainer
+
+
+def _packed(rows: Sequence[Row], config: RunConfig) -> Sequence[Any]:
+    return pack([row for row in rows if isinstance(row, Encoded)], config.training.max_length)
+
+
+def _in_float32(model: Any) -> None:
+    """Keep an adapter in float32, also that of a model in 4 bits, which TRL puts into bfloat16."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
 
 
 def _arguments(config: RunConfig, writing: Path, *, has_validation: bool) -> dict[str, Any]:
     """Translate our knobs into those that TRL's trainers share."""
     training = config.training
-    half = precision(config.model.precision) == torch.bfloat16
+    half = computing(config.model.precision) == torch.bfloat16
     evaluates = has_validation and training.eval_every > 0
     return {
         "output_dir": str(writing),
@@ -84,12 +127,14 @@ def _arguments(config: RunConfig, writing: Path, *, has_validation: bool) -> dic
         "learning_rate": training.learning_rate,
         "lr_scheduler_type": training.schedule if training.schedule != "constant" else "constant_with_warmup",
         "warmup_steps": training.warmup_fraction,
+        "optim": OPTIMIZERS[training.optimizer],
+        "neftune_noise_alpha": training.neftune_alpha or None,
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.max_grad_norm,
         "per_device_train_batch_size": training.batch_size,
         "per_device_eval_batch_size": training.batch_size,
         "gradient_accumulation_steps": training.accumulation,
-        "gradient_checkpointing": training.gradient_checkpointing,
+        "gradient_checkpointing": training.gradient_checkpointing == "on",
         "logging_steps": training.log_every,
         "logging_first_step": True,
         "logging_nan_inf_filter": False,

@@ -1,15 +1,15 @@
 """The tuning itself: the trainer is run with everything around it, and its result saved, whatever the objective is.
 
-Promises that a resumed run goes on where its checkpoint was written, and that `model/` appears whole or not at all,
-holding an adapter only or full weights, with the tokenizer.
+Promises that a resumed run goes on where its checkpoint was written, that `model/` appears whole or not at all, holding
+an adapter only or full weights, with the tokenizer, and that a training which runs out of memory goes on from its last
+checkpoint with less of it, if that is allowed (`fitting.py` says how).
 """
 
 from __future__ import annotations
 
-import logging
+import gc
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from gemma_ft.config import RunConfig
 from gemma_ft.rundir import RunDir
 from gemma_ft.sampling import Sampling
 from gemma_ft.train.callbacks import (
+    BestCallback,
     CheckpointCallback,
     FactsCallback,
     SamplesCallback,
@@ -32,12 +33,12 @@ from gemma_ft.train.callbacks import (
     move_into_place,
 )
 from gemma_ft.train.control import Control
+from gemma_ft.train.failures import is_out_of_memory
+from gemma_ft.train.fitting import fitted, needing_less
 from gemma_ft.train.generation import answer
-from gemma_ft.train.loading import describe_model, load_model, save_result
+from gemma_ft.train.loading import describe_model, load_for_training, load_reference, save_result
 from gemma_ft.train.progress import Progress
 from gemma_ft.train.trainers import Rows, new_trainer
-
-log = logging.getLogger("gemma_ft")
 
 
 def tune(
@@ -52,16 +53,43 @@ def tune(
     card: Callable[[Tuned], str],
 ) -> bool:
     """Train and save the result with its card; return whether it came to that, or somebody asked to stop."""
+    now = fitted(run, config, base_folder, rows)
+    while True:
+        try:
+            return _tune(run, now, base_folder, tokenizer, rows, control=control, progress=progress, card=card)
+        except (RuntimeError, MemoryError) as exc:
+            less = needing_less(now) if is_out_of_memory(exc) else None
+            if less is None:
+                raise
+        # Only here, where the failure is forgotten, does nothing hold on to the model any more.
+        gc.collect()
+        torch.cuda.empty_cache()
+        progress.warn(less.said, kind="out_of_memory", **less.changes)
+        now = less.config
+
+
+def _tune(
+    run: RunDir,
+    config: RunConfig,
+    base_folder: Path,
+    tokenizer: Any,
+    rows: Rows,
+    *,
+    control: Control,
+    progress: Progress,
+    card: Callable[[Tuned], str],
+) -> bool:
+    """Do what `tune` does, once, with a config that says what `fitted` decided."""
     progress.phase("loading the model")
     torch.manual_seed(config.training.seed)
-    model = load_model(base_folder, config.model.precision)
+    model = load_for_training(base_folder, config)
     base = describe_model(model)
     writing = run.path / ".writing"
     shutil.rmtree(writing, ignore_errors=True)
-    reference = partial(load_model, base_folder, config.model.precision)
-    trainer = new_trainer(model, reference, tokenizer, config, rows, writing)
+    trainer = new_trainer(model, lambda: load_reference(base_folder, config), tokenizer, config, rows, writing)
     trained = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
-    progress.fact("model", id=config.model.id, trained=trained, **base)
+    checkpointing = config.training.gradient_checkpointing == "on"
+    progress.fact("model", id=config.model.id, trained=trained, gradient_checkpointing=checkpointing, **base)
     trainer.remove_callback(PrinterCallback)
     facts = FactsCallback(progress)
     trainer.add_callback(facts)
@@ -73,6 +101,8 @@ def tune(
         finished = asked is None or (trained_whole and asked != "cancel")
         if finished:
             progress.phase("saving the model")
+            if config.training.keep_best:
+                _take_best(trainer, run, progress)
             save_result(trainer.model, tokenizer, writing / "model", config.model)
             (writing / "model" / "README.md").write_text(card(facts.tuned), encoding="utf-8")
             move_into_place(writing / "model", run.model)
@@ -85,6 +115,18 @@ def _train(trainer: Trainer, run: RunDir, config: RunConfig) -> None:
     trainer.train(resume_from_checkpoint=str(last[0]) if last else None)
     if trainer.eval_dataset is not None and not config.training.eval_every:
         trainer.evaluate()
+
+
+def _take_best(trainer: Trainer, run: RunDir, progress: Progress) -> None:
+    """Put the weights that did best on the held-out rows back into the model."""
+    step = trainer.state.best_global_step
+    saved = run.checkpoints / f"checkpoint-{step}"
+    if not step or step == trainer.state.global_step or not saved.is_dir():
+        return
+    trainer._load_from_checkpoint(str(saved))  # the trainer's own way, for adapters and full weights alike
+    progress.warn(
+        f"The result is the model of step {step:,}, which did best on the held-out rows.", kind="best", step=step
+    )
 
 
 def _add_callbacks(
@@ -107,6 +149,13 @@ def _add_callbacks(
                 progress.fact("sample", step=step, prompt=prompt, answer=text)
 
     trainer.add_callback(TensorBoardCallback(SummaryWriter(str(run.tensorboard))))
-    trainer.add_callback(CheckpointCallback(run, writing, config.training.keep_checkpoints, progress))
+    training = config.training
+    best = BestCallback(
+        keep=training.keep_best, patience=training.early_stopping, every=training.eval_every, progress=progress
+    )
+    trainer.add_callback(best)
+    trainer.add_callback(
+        CheckpointCallback(run, writing, training.keep_checkpoints, progress, keep_best=training.keep_best)
+    )
     trainer.add_callback(SamplesCallback(ask))
     trainer.add_callback(WishesCallback(control))

@@ -3,7 +3,7 @@
 Promises: `HubServer` speaks the part of the Hugging Face Hub's HTTP API that `huggingface_hub`,
 `transformers`, `datasets` and `peft` use to create, read, write, guard, find and delete model,
 dataset and Space repositories, with parts of files for those who stream, and with a redirect where
-a repository got another name. Storage is in memory and dies with the server.
+a repository got another name; and it tells what hardware costs. Storage is in memory and dies with the server.
 
 Does not promise: Xet, pull requests, tags, branches other than main, discussions, full text search,
 the dataset viewer, Jobs, running Spaces, paging, `.gitignore` rules, `.gitattributes` rules or rate
@@ -92,15 +92,26 @@ class HubServer:
         token: str,
         role: str = "write",
         orgs: Iterable[str] | Mapping[str, str] = (),
+        *,
+        gated: bool = True,
+        writes: Iterable[str] = (),
     ) -> None:
         """Let `token` act as `name`; call again with the same name for a second token.
 
-        `role` is the token's: "read" or "write". `orgs` are names, where the user is an admin, or
-        a mapping from name to the role there ("read" cannot write).
+        `role` is the token's: "read", "write" or "fineGrained"; of the last, `gated` says whether it
+        reads gated repositories and `writes` are the namespaces that it may write. `orgs` are names,
+        where the user is an admin, or a mapping from name to the role there ("read" cannot write).
         """
         roles = dict(orgs) if isinstance(orgs, Mapping) else dict.fromkeys(orgs, "admin")
+        scoped = [{"entity": {"type": "user", "name": space}, "permissions": ["repo.write"]} for space in writes]
+        fine = {"canReadGatedRepos": gated, "global": [], "scoped": scoped} if role == "fineGrained" else None
         with self._world.lock:
-            self._world.accounts[token] = Account(name, token, role, roles)
+            self._world.accounts[token] = Account(name, token, role, roles, fine)
+
+    def offer(self, place: str, hardware: Iterable[Mapping[str, Any]]) -> None:
+        """Say what can be rented for "jobs" or "spaces", in the words of the real Hub."""
+        with self._world.lock:
+            self._world.hardware[place] = [dict(item) for item in hardware]
 
     def add_repo(
         self,

@@ -26,9 +26,15 @@ def whoami(_: World, call: Call) -> Response:
     user = call.user()
     orgs = [{"type": "org", "name": name, "roleInOrg": role} for name, role in user.orgs.items()]
     access = {"displayName": "test", "role": user.role}
+    access |= {"fineGrained": user.fine_grained} if user.fine_grained is not None else {}
     answer = {"type": "user", "id": f"id-{user.name}", "name": user.name, "fullname": user.name}
     auth = {"type": "access_token", "accessToken": access}
     return JSONResponse({**answer, "isPro": False, "orgs": orgs, "auth": auth})
+
+
+def hardware(world: World, call: Call) -> Response:
+    """What can be rented in one place and what it costs; everybody may know."""
+    return JSONResponse(world.hardware[call.request.url.path.split("/")[2]])
 
 
 def front_matter(text: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import Any
 
 LFS_NAMES = re.compile(
     r".*\.(arrow|bin|ckpt|gguf|gz|h5|joblib|model|msgpack|npy|npz|onnx|parquet|pkl|pt|pth"
@@ -52,14 +53,22 @@ class Account:
     token: str
     role: str
     orgs: dict[str, str]
+    fine_grained: dict[str, Any] | None = None
 
     def reads(self, namespace: str) -> bool:
         return namespace == self.name or namespace in self.orgs
 
     def writes(self, namespace: str) -> bool:
-        if self.role == "read" or not self.reads(namespace):
+        if self.role == "read" or not self.reads(namespace) or not self._grants("repo.write", namespace):
             return False
         return namespace == self.name or self.orgs[namespace] != "read"
+
+    def _grants(self, permission: str, namespace: str) -> bool:
+        """Whether a fine-grained token names this permission; any other token has what its role has."""
+        if self.fine_grained is None:
+            return True
+        scopes = self.fine_grained["scoped"]
+        return any(permission in scope["permissions"] for scope in scopes if scope["entity"]["name"] == namespace)
 
 
 @dataclass(frozen=True)
@@ -176,6 +185,7 @@ class World:
         self.accounts: dict[str, Account] = {}
         self.repos: dict[tuple[str, str], Repo] = {}
         self.moved: dict[tuple[str, str], str] = {}
+        self.hardware: dict[str, list[dict[str, Any]]] = {"jobs": [], "spaces": []}
 
     def account(self, authorization: str | None) -> Account | None:
         """Who asks; None without a token. An unknown token is refused, also for public things."""
@@ -216,6 +226,9 @@ class World:
         text = f"Access to {repo_type} {repo_id} is restricted"
         if account is None:
             raise HubError(401, f"{text}. You must be authenticated to access it.", "GatedRepo")
+        if account.fine_grained is not None and not account.fine_grained["canReadGatedRepos"]:
+            hint = "Please enable access to public gated repositories in your fine-grained token settings"
+            raise HubError(403, f"{hint} to view this repository.")
         if account.name not in repo.granted and not account.reads(repo.namespace):
             raise HubError(403, f"{text} and you are not in the authorized list.", "GatedRepo")
         return repo

@@ -110,6 +110,8 @@ def _routes(world: World) -> Iterator[Route]:
         return Route(path, _endpoint(world, handler, repo_type), methods=[method])
 
     yield route("GET", "/api/whoami-v2", reading.whoami)
+    yield route("GET", "/api/jobs/hardware", reading.hardware)
+    yield route("GET", "/api/spaces/hardware", reading.hardware)
     yield route("POST", "/api/validate-yaml", reading.validate_yaml)
     yield route("POST", "/api/repos/create", writing.create_repo)
     yield route("DELETE", "/api/repos/delete", writing.delete_repo)

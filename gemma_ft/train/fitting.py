@@ -1,0 +1,92 @@
+"""What a run does to fit into memory: before it starts, and when it ran out of it.
+
+Promises that nothing here changes what is learned: recomputing activations gives the same gradients, and a smaller
+batch with as many more accumulated ones makes the same steps. What was decided once after a failure is found in the
+run's facts again when it is resumed. Decides nothing about data, model or method.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gemma_ft.config import RunConfig
+from gemma_ft.estimate.memory import decide_checkpointing
+from gemma_ft.estimate.workload import Workload
+from gemma_ft.events import read_facts
+from gemma_ft.monitor.hardware import this_machine
+from gemma_ft.rundir import RunDir
+from gemma_ft.train.encode import EncodedPair, Row
+from gemma_ft.train.inspection import inspect
+from gemma_ft.train.trainers import Rows
+
+FACT_FIELDS = ("batch_size", "accumulation", "gradient_checkpointing")
+"""The knobs that may change, as they stand in the facts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Less:
+    """A way on with less memory: the config, what changed in it, and a sentence that says so."""
+
+    config: RunConfig
+    changes: dict[str, Any]
+    said: str
+
+
+def fitted(run: RunDir, config: RunConfig, base_folder: Path, rows: Rows) -> RunConfig:
+    """Return the config with what earlier attempts had to change, and `settled`."""
+    facts, _ = read_facts(run.events)
+    failures = [fact for fact in facts if fact.get("event") == "warning" and fact.get("kind") == "out_of_memory"]
+    if failures:
+        config = _changed(config, {name: failures[-1][name] for name in FACT_FIELDS})
+    return settled(config, base_folder, rows, run.path)
+
+
+def settled(config: RunConfig, base_folder: Path, rows: Rows, disk: Path) -> RunConfig:
+    """Return the config with checkpointing on or off instead of auto, as the estimate for this machine has it."""
+    if config.training.gradient_checkpointing != "auto":
+        return config
+    needed = decide_checkpointing(config, inspect(base_folder), workload_of(rows), this_machine(disk))
+    return _changed(config, {"gradient_checkpointing": "on" if needed else "off"})
+
+
+def needing_less(config: RunConfig) -> Less | None:
+    """Return the next thing to try after running out of memory, or `None` when nothing may or can be tried."""
+    training = config.training
+    if training.on_out_of_memory == "stop":
+        return None
+    before = training.batch_size
+    smaller = max((size for size in range(1, before // 2 + 1) if before % size == 0), default=None)
+    changes = {name: getattr(training, name) for name in FACT_FIELDS}
+    if smaller is not None:
+        accumulation = training.accumulation * (before // smaller)
+        changes |= {"batch_size": smaller, "accumulation": accumulation}
+        said = f"the batch is now {smaller} instead of {before}, and {accumulation} are accumulated: the same steps"
+    elif training.gradient_checkpointing == "off":
+        changes["gradient_checkpointing"] = "on"
+        said = "activations are now computed twice instead of kept (gradient checkpointing)"
+    else:
+        return None
+    return Less(_changed(config, changes), changes, f"Memory ran out; {said}. It goes on from the last checkpoint.")
+
+
+def workload_of(rows: Rows) -> Workload:
+    """Measure the rows to train on, as they are encoded; of a pair both sequences count."""
+    sequences = [sequence for row in rows[0] for sequence in _sequences(row)]
+    number = max(1, len(sequences))
+    return Workload(
+        train_rows=len(rows[0]),
+        longest=max((len(sequence.input_ids) for sequence in sequences), default=1),
+        mean_tokens=sum(len(sequence.input_ids) for sequence in sequences) / number,
+        mean_supervised=sum(sequence.num_trained for sequence in sequences) / number,
+        measured=True,
+    )
+
+
+def _sequences(row: Row) -> tuple[Any, ...]:
+    return row.sequences if isinstance(row, EncodedPair) else (row,)
+
+
+def _changed(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
+    return config.model_copy(update={"training": config.training.model_copy(update=changes)})

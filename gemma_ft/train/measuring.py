@@ -1,0 +1,144 @@
+"""Three real steps of a run, longest rows first: what it really needs, before it is started.
+
+Promises the trainer, the model and the rows of the run itself, so that the figures are those of this machine; and
+that nothing is written that outlives it. A process measures once: its memory is the figure. Saves nothing, and says
+nothing about how well the model learns.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from gemma_ft.config import RunConfig
+from gemma_ft.data.samples import Sample
+from gemma_ft.train.encode import EncodedPair, Row, encode_all
+from gemma_ft.train.fitting import settled, workload_of
+from gemma_ft.train.loading import load_for_training, load_reference
+from gemma_ft.train.tokenizer import load_tokenizer
+from gemma_ft.train.trainers import new_trainer
+
+STEPS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What the steps needed.
+
+    `peak` is in bytes, of the GPU's memory or of the process's (`where`). `step_seconds` is the median after the first
+    step, which warms up; `step_tokens` what such a step puts through the model, padding included, and `run_tokens` what
+    a step of the run does on average. `losses` are those of the steps.
+    """
+
+    where: str
+    peak: int
+    step_seconds: float
+    first_step_seconds: float
+    step_tokens: int
+    run_tokens: float
+    losses: tuple[float, ...]
+    gradient_checkpointing: bool
+
+    def plain(self) -> dict[str, Any]:
+        """Return the figures for JSON."""
+        return asdict(self)
+
+
+class _Clock(TrainerCallback):
+    """Notes when steps begin and end, the tokens they take, and lets somebody leave."""
+
+    def __init__(self, report: Callable[[int], None]) -> None:
+        self.began, self.seconds, self.losses = 0.0, [], []  # type: tuple[float, list[float], list[float]]
+        self._report = report
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        _finish_kernels()
+        self.began = time.perf_counter()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        _finish_kernels()
+        self.seconds.append(time.perf_counter() - self.began)
+        self._report(len(self.seconds))
+
+    def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
+        if logs and "loss" in logs:
+            self.losses.append(float(logs["loss"]))
+
+
+def measure(
+    config: RunConfig, folder: Path, samples: Sequence[Sample], report: Callable[[int], None] = lambda steps: None
+) -> Measurement:
+    """Make three steps with the longest of the samples; `report` is told how many are done, and may raise to stop it.
+
+    Raises `ModelError`, `DataError`, and whatever an allocation that is refused raises.
+    """
+    tokenizer = load_tokenizer(folder)
+    rows, _ = encode_all(samples, tokenizer, config.training.max_length)
+    config = settled(config, folder, (rows, []), Path.cwd())
+    per_step = config.training.batch_size * config.training.accumulation
+    longest = sorted(rows, key=_length, reverse=True)
+    asked = list(islice(cycle(longest), STEPS * per_step))
+    given = {"max_steps": STEPS, "eval_every": 0, "save_every": 0, "log_every": 1}
+    steps = {**given, "keep_best": False, "early_stopping": 0}
+    brief = config.model_copy(update={"training": config.training.model_copy(update=steps)})
+    torch.manual_seed(config.training.seed)
+    with tempfile.TemporaryDirectory(prefix="gemma-ft-measure-") as writing:
+        model = load_for_training(folder, brief)
+        reference = lambda: load_reference(folder, brief)  # noqa: E731
+        trainer = new_trainer(model, reference, tokenizer, brief, (asked, []), Path(writing), in_order=True)
+        trainer.remove_callback(PrinterCallback)
+        clock = _Clock(report)
+        trainer.add_callback(clock)
+        trainer.train()
+    return Measurement(
+        where="GPU" if torch.cuda.is_available() else "RAM",
+        peak=_peak(),
+        step_seconds=round(statistics.median(clock.seconds[1:]), 4),
+        first_step_seconds=round(clock.seconds[0], 4),
+        step_tokens=_padded(asked[per_step : 2 * per_step], config.training.batch_size),
+        run_tokens=round(workload_of((rows, [])).mean_tokens * per_step * _sequences_of(rows), 1),
+        losses=tuple(clock.losses),
+        gradient_checkpointing=config.training.gradient_checkpointing == "on",
+    )
+
+
+def _peak() -> int:
+    """Return the most memory that was taken, in bytes: on the GPU with CUDA's own share, else by this process."""
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        context = max(0, total - free - torch.cuda.memory_reserved())
+        return torch.cuda.max_memory_reserved() + context
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _finish_kernels() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _length(row: Row) -> int:
+    sequences = row.sequences if isinstance(row, EncodedPair) else (row,)
+    return max(len(sequence.input_ids) for sequence in sequences)
+
+
+def _sequences_of(rows: Sequence[Row]) -> int:
+    return 2 if rows and isinstance(rows[0], EncodedPair) else 1
+
+
+def _padded(rows: Sequence[Row], batch_size: int) -> int:
+    """Return how many places of tokens the rows take in batches that are padded to their longest sequence."""
+    batches = [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
+    return sum(len(batch) * max(map(_length, batch)) for batch in batches) * _sequences_of(rows)
