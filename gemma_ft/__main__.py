@@ -21,10 +21,10 @@ from typing import Annotated, Any, ParamSpec
 import typer
 
 from gemma_ft import __version__
-from gemma_ft.check import plan
 from gemma_ft.config import RunConfig, load_config
 from gemma_ft.engine.client import EngineClient
 from gemma_ft.errors import ConfigError, DataError, GemmaFtError, RunNotFound
+from gemma_ft.estimate.plan import optimizer_steps
 from gemma_ft.jobs.manager import JobManager
 from gemma_ft.jobs.spawn import PROJECT_ROOT, own_environment
 from gemma_ft.monitor.log import read_log
@@ -254,7 +254,7 @@ def _tell_data(config: RunConfig, report: dict[str, Any]) -> None:
         typer.echo(f"Format {data['format']} ({mapping}).")
         train, held_out = data["expected"]
         first = "" if data["complete"] else f"Going by the first {data['looked_at']:,} rows: about "
-        typer.echo(f"{first}{train} rows to train on, {held_out} held out, {plan(config, train)} steps.")
+        typer.echo(f"{first}{train} rows to train on, {held_out} held out, {optimizer_steps(config, train)} steps.")
     if xray := report["xray"]:
         typer.echo(
             f"{xray['tokens']:,} tokens in {xray['rows']:,} rows, {xray['supervised_fraction']:.0%} of them trained; "

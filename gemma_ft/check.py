@@ -48,15 +48,6 @@ def refused(exc: GemmaFtError) -> Report:
     return _report([_problem(exc)], None)
 
 
-def plan(config: RunConfig, train_rows: int) -> int:
-    """Return how many optimizer steps the run will make."""
-    training = config.training
-    if training.max_steps:
-        return training.max_steps
-    per_epoch = -(-train_rows // (training.batch_size * training.accumulation))
-    return max(1, -(-int(per_epoch * training.epochs * 1000) // 1000))
-
-
 def describe(found: Survey) -> dict[str, Any]:
     """Return the figures of data as plain values."""
     return {

@@ -153,7 +153,7 @@ class MethodConfig(Section):
     beta: float = knob(0.1, "How firmly DPO stays with the base model's answers.", gt=0, le=10)
     loss: PreferenceLoss = knob(
         "sigmoid",
-        "What DPO minimises: sigmoid is usual, ipo bears wrong preferences better, apo_zero makes good answers likelier.",
+        "What DPO minimises: sigmoid is usual, ipo bears wrong preferences better, apo_zero lifts good answers.",
     )
     adapter: Literal["lora", "qlora", "none"] = knob(
         "lora", "LoRA trains a small adapter, QLoRA does so on a model kept in 4 bits; none trains every weight."

@@ -1,7 +1,7 @@
 """What a run has to run on, in plain figures: the machine at hand, or one that can be rented.
 
-Promises nothing about where the figures come from: `monitor/hardware.py` reads this machine, `estimate/flavours.py` knows
-those of Hugging Face. Sizes are bytes.
+Promises nothing about where the figures come from: `monitor/hardware.py` reads this machine, `estimate/flavours.py`
+knows those of Hugging Face. Sizes are bytes.
 """
 
 from __future__ import annotations

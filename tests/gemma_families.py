@@ -3,13 +3,15 @@ configurations.
 
 Each has what makes its family special: soft-capped scores (2), a vision tower (3), alternating updates and layers that
 share keys and values (3n), embeddings per layer, shared keys and values and towers for pictures and sound (4), experts
-(4, 26B-A4B), values that are the keys and no encoder (4, 12B). Gemma 3n comes without its towers, which need timm.
+(4, 26B-A4B), values that are the keys and no encoder (4, 12B). Gemma 3n's tower for pictures needs timm, so there is
+one of its language model alone too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +59,8 @@ HEARING = {
 class Family:
     """One family: its class in transformers, its chat template among TRL's, and where its language model is.
 
-    `towers` are the parts beside the language model, which text does not reach.
+    `towers` are the parts beside the language model, which text does not reach; `needs` are packages that not everybody
+    has.
     """
 
     kind: str
@@ -65,6 +68,12 @@ class Family:
     make: Callable[[int], Any]
     language: str = "model."
     towers: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+
+    @property
+    def available(self) -> bool:
+        """Whether it can be made here."""
+        return all(find_spec(package) for package in self.needs)
 
     @property
     def inside_towers(self) -> tuple[str, ...]:
@@ -105,21 +114,47 @@ def _gemma_3_seeing(words: int) -> Any:
 
 
 def _gemma_3n(words: int) -> Any:
-    """Make one whose per-layer embeddings count for something; the classes begin with a scale of nought for them."""
-    import torch
     from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
+    model = Gemma3nForCausalLM(Gemma3nTextConfig(**_special_3n(words)))
+    _let_embeddings_count(model.model)
+    return model
+
+
+def _gemma_3n_seeing(words: int) -> Any:
+    from transformers import Gemma3nConfig, Gemma3nForConditionalGeneration
+
+    seeing = {"architecture": "mobilenetv5_base", "hidden_size": 2048, "model_args": {"channel_multiplier": 0.1}}
+    hearing = {
+        "hidden_size": 16,
+        "conf_num_hidden_layers": 1,
+        "conf_num_attention_heads": 2,
+        "sscp_conv_channel_size": [8, 4],
+    }
+    config = Gemma3nConfig(text_config=_special_3n(words), vision_config=seeing, audio_config=hearing)
+    model = Gemma3nForConditionalGeneration(config)
+    _let_embeddings_count(model.model.language_model)
+    return model
+
+
+def _special_3n(words: int) -> dict[str, Any]:
     special = {
+        "vocab_size": words,
         "vocab_size_per_layer_input": words,
         "hidden_size_per_layer_input": 8,
         "laurel_rank": 4,
         "altup_num_inputs": 2,
         "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
     }
-    model = Gemma3nForCausalLM(Gemma3nTextConfig(**{**SMALL, **SHARING, **special, "vocab_size": words}))
-    for layer in model.model.layers:
+    return {**SMALL, **SHARING, **special}
+
+
+def _let_embeddings_count(language: Any) -> None:
+    """Give the embeddings per layer a say; a model that was just made multiplies them by nought."""
+    import torch
+
+    for layer in language.layers:
         torch.nn.init.ones_(layer.altup.correct_output_scale)
-    return model
 
 
 def _gemma_4(words: int) -> Any:
@@ -173,6 +208,14 @@ FAMILIES = {
         ("vision_tower", "multi_modal_projector"),
     ),
     "gemma3n": Family("Gemma3nForCausalLM", "gemma3", _gemma_3n),
+    "gemma3n_vision": Family(
+        "Gemma3nForConditionalGeneration",
+        "gemma3",
+        _gemma_3n_seeing,
+        _MULTIMODAL,
+        ("vision_tower", "embed_vision", "audio_tower", "embed_audio"),
+        needs=("timm", "torchvision"),
+    ),
     "gemma4": Family(
         "Gemma4ForConditionalGeneration",
         "gemma4_v5",

@@ -40,14 +40,15 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "jobs": (WORDS | {"monitor"}, {"psutil", "filelock"}),
     "hub": (WORDS, {"huggingface_hub"}),
     "check": (WORDS | {"data", "estimate", "hub"}, set()),
+    "fit": (WORDS | {"estimate"}, set()),
     "doctor": (WORDS | {"data", "estimate", "hub", "monitor"}, set()),
     "train": (WORDS | {"data", "estimate", "hub", "monitor"}, TORCH | {"huggingface_hub", "filelock", "jinja2"}),
-    "engine": (WORDS | {"data", "estimate", "monitor", "hub", "train", "check", "doctor"}, TORCH),
+    "engine": (WORDS | {"data", "estimate", "monitor", "hub", "train", "check", "doctor", "fit"}, TORCH),
     "ui": (
         WORDS | {"data", "estimate", "jobs", "monitor", "hub", "check", "engine.client"},
         {"gradio", "plotly", "starlette", "pydantic", "annotated_types"},
     ),
-    "__main__": (WORDS | {"jobs", "monitor", "check", "engine.client"}, {"typer"}),
+    "__main__": (WORDS | {"jobs", "monitor", "check", "estimate", "engine.client"}, {"typer"}),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -124,6 +124,7 @@ def tune_run(
     `on_call` gets the run, the outermost model and its arguments at each call of it. A run that has a checkpoint is
     resumed.
     """
+    import torch
     from peft import PeftModel
     from torch.nn.modules.module import register_module_forward_hook
     from transformers import GenerationMixin
@@ -139,6 +140,7 @@ def tune_run(
         if isinstance(module, outermost):
             on_call(run, module, named)
 
+    torch.set_num_threads(1)
     config = run.config()
     outermost = GenerationMixin if config.method.adapter == "none" else PeftModel
     control = Control(run)

@@ -21,10 +21,11 @@ from tiny_gemmas import tokenizer_for, tune_run
 class Outcome:
     """What a tuning did, in the names that the base has for its weights; an adapter's matrices come after those.
 
-    `sequences` are the ids and labels that were trained. `parameters` and `linears` are the weights and linear layers of
-    the base; `not_as_saved` are weights that were not those of the base's folder when the training began, `changed`
+    `sequences` are the ids and labels that were trained. `parameters` and `linears` are the weights and linear layers
+    of the base; `not_as_saved` are weights that were not those of the base's folder when the training began, `changed`
     those (and constants) that it left with other values. `reloaded` and `merged` say by how much the logits of the
     saved result differ from those of the trained model in memory, `learned` by how much those differ from the base's.
+    What was trained in 4 bits is merged into the base with all its bits, and is compared with the adapter on that one.
     """
 
     run: RunDir
@@ -35,6 +36,7 @@ class Outcome:
     in_4_bits: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
     loss_of_the_base: float = 0.0
+    loss_of_the_merged: float = 0.0
     reloaded: float = 0.0
     merged: float = 0.0
     learned: float = 0.0
@@ -63,9 +65,6 @@ class Witness:
 
 def make_models(folder: Path, names: Iterable[str]) -> None:
     """Write a model of each of these families into the folder, under its name."""
-    import torch
-
-    torch.set_num_threads(1)
     for name in names:
         save_family(folder / name, FAMILIES[name], tokenizer_for(FAMILIES[name].template))
 
@@ -93,7 +92,11 @@ def tune_and_compare(
     found.learned = _distance(trained, _logits(fresh, probe))
     found.reloaded = _distance(trained, _logits(load_result(base, run.model, config)[0], probe))
     export(run, run.path / "merged", merge=True)
-    found.merged = _distance(trained, _logits(load_model(run.path / "merged", "float32"), probe))
+    merged = load_model(run.path / "merged", "float32")
+    found.loss_of_the_merged = _loss(merged, witness.calls[0])
+    if config.method.adapter == "qlora":
+        trained = _logits(load_result(base, run.model, config, whole=True)[0], probe)
+    found.merged = _distance(trained, _logits(merged, probe))
     return found
 
 
@@ -152,7 +155,6 @@ def tune_until(run: RunDir, base: Path, samples: Sequence[Sample], held_out: Seq
     """
     import torch
 
-    torch.set_num_threads(1)
     made = []
 
     def ask(run: RunDir, model: Any, named: dict[str, Any]) -> None:
@@ -162,3 +164,14 @@ def tune_until(run: RunDir, base: Path, samples: Sequence[Sample], held_out: Seq
             run.wish("stop")
 
     return tune_run(run, base, (samples, held_out), ask)
+
+
+def loss_of_the_result(run: RunDir, base: Path, samples: Sequence[Sample]) -> float:
+    """Return the loss of a finished run's model on samples, over all their trained tokens."""
+    from gemma_ft.train.encode import Encoded, encode
+    from gemma_ft.train.loading import load_result
+
+    config = run.config()
+    model, tokenizer = load_result(base, run.model, config)
+    rows = [encode(sample, tokenizer, config.training.max_length) for sample in samples]
+    return _loss(model, [(row.input_ids, row.labels) for row in rows if isinstance(row, Encoded)])

@@ -4,6 +4,8 @@ A request is one of these, with an `id`; `token` may be added where the Hub is a
 
     {"op": "chat", "run": path, "side": "tuned", "messages": [...], "sampling": {...}}
     {"op": "look", "config": {...}}         {"op": "xray", "config": {...}, "first": 0, "number": 5}
+    {"op": "plan", "config": {...}, "figures": {...} or null, "rows": 135}
+    {"op": "preset", "name": "balanced", and as for plan}            {"op": "measure", "config": {...}}
     {"op": "search", "text": ...}           {"op": "offers", "source": "hub", "dataset": ..., "config": ...}
     {"op": "cancel"}
 
@@ -85,13 +87,25 @@ class Engine:
 
         return DataRoom()
 
+    @cached_property
+    def _planning_room(self) -> Any:
+        from gemma_ft.engine.planning import PlanningRoom
+
+        return PlanningRoom()
+
     def _answer(self, request: Request) -> dict[str, Any]:
         """Return the fields of the `end` of a request."""
         if request["op"] == "chat":
             return self._chat(request)
+        if request["op"] in ("plan", "preset"):
+            return self._plan(request)
         from gemma_ft.engine import data_room
 
         token, progress = _token(request), self._progress(request["id"])
+        if request["op"] == "measure":
+            from gemma_ft.engine.measuring import measure
+
+            return measure(request["config"], token, self._data_room, progress)
         if request["op"] == "search":
             return data_room.search(request["text"], token)
         if request["op"] == "offers":
@@ -102,6 +116,12 @@ class Engine:
         else:
             page = {"first": request["first"], "number": request["number"]}
             found = self._data_room.xray(request["config"], token, progress, **page)
+        return found
+
+    def _plan(self, request: Request) -> dict[str, Any]:
+        known = (request["config"], request["figures"], request["rows"], _token(request))
+        room = self._planning_room
+        found: dict[str, Any] = room.preset(request["name"], *known) if request["op"] == "preset" else room.plan(*known)
         return found
 
     def _chat(self, request: Request) -> dict[str, Any]:

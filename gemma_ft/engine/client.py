@@ -101,6 +101,49 @@ class EngineClient:
         asked = {"op": "offers", "source": source, "dataset": dataset_id, "config": config, "token": hub_token}
         return _last(self._ask(asked))
 
+    def plan(self, config: Mapping[str, Any], report: Answer, hub_token: str | None = None) -> Answer:
+        """Return the `fit`, the `doctor`'s findings and the `shape` for a config that was checked with this report.
+
+        `fit` and `shape` are `None` for a model that cannot be had; `problem` then says why. Raises `EngineError`.
+        """
+        return _last(self._ask({"op": "plan", "config": config, "token": hub_token, **_known(report)}))
+
+    def preset(
+        self, name: str, config: Mapping[str, Any], report: Answer, hub_token: str | None = None
+    ) -> dict[str, Any]:
+        """Return the values of a config with a preset filled in. Raises `EngineError`."""
+        asked = {"op": "preset", "name": name, "config": config, "token": hub_token, **_known(report)}
+        return dict(_last(self._ask(asked))["config"])
+
+    def measuring(self, config: Mapping[str, Any], hub_token: str | None = None) -> Iterator[Answer]:
+        """Yield `progress`, and at last the figures of three real steps (`train/measuring.py`). Raises `EngineError`.
+
+        The engine's memory is what is measured, so ask one that was just started, and close it afterwards.
+        """
+        return self._ask({"op": "measure", "config": config, "token": hub_token})
+
+    def full_check(self, config: Mapping[str, Any], hub_token: str | None = None) -> Answer:
+        """Return the check's report with `xray`, `fit` and `doctor`; what the Doctor calls bad is a problem too.
+
+        Raises `EngineError`.
+        """
+        report = self.check(config, hub_token)
+        if not report["data"]:
+            return {**report, "fit": None, "doctor": []}
+        found = self.plan(config, report, hub_token)
+        bad = [
+            _problem(f"{line['name']}: {line['text']}", line["fix_label"] or line["link"] or "", kind="doctor")
+            for line in found["doctor"]
+            if line["state"] == "bad"
+        ]
+        return {
+            **report,
+            "ok": report["ok"] and not bad,
+            "problems": [*report["problems"], *bad],
+            "fit": found["fit"],
+            "doctor": found["doctor"],
+        }
+
     def check(self, config: Mapping[str, Any], hub_token: str | None = None) -> Answer:
         """Return the check's report with the figures of the X-ray as `xray`.
 
@@ -146,9 +189,15 @@ class EngineClient:
         return self._engine
 
 
-def _problem(what_happened: str, what_to_do: str) -> Answer:
+def _problem(what_happened: str, what_to_do: str, kind: str = "xray") -> Answer:
     told = {"message": what_happened, "fix": what_to_do}
-    return {"severity": "error", "kind": "xray", "row": None, "column": None, **told}
+    return {"severity": "error", "kind": kind, "row": None, "column": None, **told}
+
+
+def _known(report: Answer) -> Answer:
+    """Return what a report tells of the data: the X-ray's `figures`, and the `rows` to train on."""
+    data = report["data"]
+    return {"figures": report["xray"], "rows": data["expected"][0] if data else 1}
 
 
 def _last(answers: Iterator[Answer]) -> Answer:

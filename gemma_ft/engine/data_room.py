@@ -68,6 +68,12 @@ class DataRoom:
         shown = [show_row(row, sample, tokenizer, length) for row, sample in taken.rows[first : first + number]]
         return {"figures": taken.figures, "rows": shown, "first": first, "pages_rows": len(taken.rows)}
 
+    def first_samples(self, config: RunConfig, hub_token: str | None, report: Told, *, number: int) -> list[Sample]:
+        """Return the first samples that a run would train on. Raises `DataError`."""
+        found = self._look(config, hub_token, report)
+        require_usable(found, drop_bad_rows=True)
+        return [sample for _, sample in found.first_rows("train", number)]
+
     def _look(self, config: RunConfig, hub_token: str | None, report: Told) -> Survey:
         key = self._key(config, hub_token)
         if self._survey is None or self._survey[0] != key:

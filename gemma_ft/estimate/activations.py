@@ -1,8 +1,8 @@
 """What a forward pass through a Gemma keeps for the backward pass, and what the backward pass needs besides.
 
 Promises bytes for one batch, reckoned from the widths of the layers. The coefficients are counts of the tensors that
-PyTorch's autograd saves in the blocks of transformers 5.23 and PEFT 0.21 (docs/estimator.md tells how they were counted);
-they are whole numbers of bytes per token and unit of width, not fits. Text only: towers see nothing here.
+PyTorch's autograd saves in the blocks of transformers 5.23 and PEFT 0.21 (docs/estimator.md tells how they were
+counted); they are whole numbers of bytes per token and unit of width, not fits. Text only: towers see nothing here.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def saved(config: RunConfig, shape: ModelShape, kind: Kind, batch: Batch) -> int
 def outside(shape: ModelShape, kind: Kind, batch: Batch) -> int:
     """Return the bytes kept beside the layers: the embeddings, the last norm, positions, masks."""
     compute = 4 if kind == "float32" else 2
-    per_token = 12 * shape.hidden + 4 * compute * shape.head_dim + compute * widths(shape).per_layer
+    per_token = 12 * shape.hidden + 4 * compute * shape.head_dim + (4 + compute) * widths(shape).per_layer
     masks = 2 * batch.sequences * batch.length**2 if _masked_layers(shape, batch) else 0
     return per_token * batch.tokens + masks
 
@@ -171,8 +171,8 @@ def _masked_layers(shape: ModelShape, batch: Batch) -> int:
 def _attention(shape: ModelShape, kind: Kind, batch: Batch) -> int:
     """Return the bytes that grow with the square of the length, and the keys and values repeated for each head.
 
-    The eager kind keeps the scores after the cap and after the softmax. SDPA keeps its mask in the format that computes,
-    each layer its own, and takes keys and values unrepeated only without a mask.
+    The eager kind keeps the scores after the cap and after the softmax. SDPA keeps its mask in the format that
+    computes, each layer its own, and takes keys and values unrepeated only without a mask.
     """
     compute = 4 if kind == "float32" else 2
     wide = widths(shape)

@@ -14,10 +14,8 @@ only be built where the package timm is installed, as it can only be loaded ther
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import torch
@@ -32,22 +30,11 @@ from transformers import (
 from gemma_ft import catalog
 from gemma_ft.errors import ModelError
 from gemma_ft.shape import LinearGroup, ModelShape
+from gemma_ft.train.kinds import CHOOSE, damaged, read_config, require_tunable
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
 """Names of the linear layers that can get an adapter; `loading.adapter_targets` selects by the same."""
-WRITERS = ("ForCausalLM", "ForConditionalGeneration")
-"""Ends of the names of classes that write text."""
-NOT_TUNABLE = {
-    "paligemma": "it answers questions about pictures, and the data here has none",
-    "shieldgemma": "it judges pictures and writes no text",
-    "t5gemma": "it has an encoder and a decoder, and is trained in another way",
-    "t5_gemma": "it has an encoder and a decoder, and is trained in another way",
-    "recurrent_gemma": "it is built of recurrent layers, which this app does not know",
-    "diffusion_gemma": "it writes by diffusion and not word after word, and is trained in another way",
-    "embedding_gemma": "it turns a text into a vector and writes none",
-}
-"""Kinds of Gemma, by the start of their `model_type`, that are no language models to be tuned here."""
 DAMAGED = (
     StrictDataclassError,
     ValueError,
@@ -59,28 +46,11 @@ DAMAGED = (
     RuntimeError,
 )
 """What building and measuring a model from a wrong configuration raises."""
-LONGEST_REASON = 240
-"""Characters that are shown of what a library says."""
-CHOOSE = "Choose a Gemma that writes text, such as google/gemma-3-1b-it."
 
 
 def inspect(folder: Path) -> ModelShape:
     """Return the shape of the model in a folder, from its `config.json` alone. Raises `ModelError`."""
-    try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as exc:
-        if (folder / "adapter_config.json").is_file():
-            raise ModelError(
-                f"{folder} holds an adapter, not a model.", "Choose the model that it was made for."
-            ) from exc
-        raise ModelError(
-            f"{folder} holds no config.json.", "Give the folder of a model saved by transformers."
-        ) from exc
-    except (OSError, ValueError, RecursionError) as exc:
-        raise _damaged(exc) from exc
-    if not isinstance(values, dict):
-        raise _damaged("it holds no object of settings")
-    return shape_of(values)
+    return shape_of(read_config(folder))
 
 
 def shape_of(config: PreTrainedConfig | Mapping[str, Any]) -> ModelShape:
@@ -90,7 +60,10 @@ def shape_of(config: PreTrainedConfig | Mapping[str, Any]) -> ModelShape:
     does not know, and a damaged configuration.
     """
     values = config if isinstance(config, Mapping) else config.to_dict()
-    _require_tunable(values)
+    require_tunable(values)
+    kind = str(values["model_type"])
+    if CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelError(f"A Gemma of the kind {kind!r} cannot be tuned here: it is only a part of a model.", CHOOSE)
     try:
         known = copy.deepcopy(config) if isinstance(config, PreTrainedConfig) else _config_from(values)
         with torch.device("meta"):
@@ -100,53 +73,15 @@ def shape_of(config: PreTrainedConfig | Mapping[str, Any]) -> ModelShape:
         missing = " ".join(str(exc).split()).partition(". ")[0]
         raise ModelError(
             f"A model of the kind {values['model_type']!r} needs a package that is not installed: {missing}.",
-            "For Gemma 3n: pip install timm torchvision.",
+            "For Gemma 3n: pip install -r requirements-gemma3n.txt",
         ) from exc
     except DAMAGED as exc:
-        raise _damaged(exc) from exc
+        raise damaged(exc) from exc
 
 
 def _config_from(values: Mapping[str, Any]) -> PreTrainedConfig:
     config: PreTrainedConfig = CONFIG_MAPPING[values["model_type"]].from_dict(copy.deepcopy(dict(values)))
     return config
-
-
-def _damaged(why: object) -> ModelError:
-    reason = shorten(str(why), LONGEST_REASON)
-    return ModelError(f"Its config.json is damaged: {reason}.", "Fetch the model again, or choose another one.")
-
-
-def _require_tunable(values: Mapping[str, Any]) -> None:
-    """Raise `ModelError` unless a configuration says that it is of a Gemma that writes text, and a known one."""
-    kind = values.get("model_type")
-    if not isinstance(kind, str) or not kind:
-        raise _damaged("it does not say which model it is for (model_type)")
-    if "gemma" not in kind:
-        raise ModelError(f"This model is of the kind {kind!r}, not a Gemma.", "Choose a model of the Gemma family.")
-    if why := _why_not_tunable(kind, values):
-        raise ModelError(f"A Gemma of the kind {kind!r} cannot be tuned here: {why}.", CHOOSE)
-    if kind not in CONFIG_MAPPING:
-        raise ModelError(
-            f"The installed transformers does not know Gemmas of the kind {kind!r}.",
-            "Upgrade it (pip install -U transformers), or choose another model.",
-        )
-
-
-def _why_not_tunable(kind: str, values: Mapping[str, Any]) -> str | None:
-    """Return why a kind of Gemma, or the use that this one was saved for, is none to be tuned here."""
-    for start, reason in NOT_TUNABLE.items():
-        if kind.startswith(start):
-            return reason
-    if kind.endswith("_assistant"):
-        return "it drafts words for a larger Gemma, which then writes faster, and says nothing by itself"
-    if kind in CONFIG_MAPPING and CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return "it is only a part of a model"
-    saved_as = [str(name) for name in values.get("architectures") or []]
-    if saved_as and not any(name.endswith(WRITERS) for name in saved_as):
-        return f"it was saved as {', '.join(saved_as)}, which embeds or judges texts and writes none"
-    if values.get("use_bidirectional_attention") in (True, "all"):
-        return "each of its words sees those that follow, so it embeds texts and cannot write any"
-    return None
 
 
 def _measure(model: Any) -> ModelShape:

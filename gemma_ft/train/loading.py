@@ -23,12 +23,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from gemma_ft.config import MethodConfig, ModelConfig, RunConfig, Targets
 from gemma_ft.errors import ModelError
 from gemma_ft.hardware import AMPERE
+from gemma_ft.train.inspection import ATTENTION, MLP
 from gemma_ft.train.tokenizer import load_tokenizer
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP = ("gate_proj", "up_proj", "down_proj")
 LAYERS: dict[Targets, tuple[str, ...]] = {"all": ATTENTION + MLP, "attention": ATTENTION, "mlp": MLP}
 """The linear layers of each group of targets."""
+CLAMPED = ("prediction_coefs", "correction_coefs")
+"""Small layers of Gemma 3n whose weights are clamped while it works, which 4 bits do not allow."""
 
 
 def computing(wanted: str) -> torch.dtype:
@@ -71,7 +72,7 @@ def load_model(folder: Path, wanted_precision: str, *, in_4_bits: bool = False) 
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=["lm_head", *kept],
+        llm_int8_skip_modules=["lm_head", *kept, *CLAMPED],
     )
     return _load(folder, dtype=dtype, quantization_config=four_bits)
 
@@ -80,8 +81,10 @@ def _load(folder: Path, **how: Any) -> Any:
     try:
         return AutoModelForCausalLM.from_pretrained(folder, **how)
     except ImportError as exc:
+        missing = " ".join(str(exc).split()).partition(". ")[0]
         raise ModelError(
-            f"QLoRA needs bitsandbytes: {exc}", "Install it (`pip install bitsandbytes`), or use LoRA."
+            f"A package is missing: {missing}.",
+            "For QLoRA: pip install bitsandbytes. For Gemma 3n: pip install -r requirements-gemma3n.txt",
         ) from exc
     except (OSError, ValueError, KeyError) as exc:
         raise ModelError(

@@ -119,7 +119,7 @@ def _peak() -> int:
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         context = max(0, total - free - torch.cuda.memory_reserved())
-        return torch.cuda.max_memory_reserved() + context
+        return int(torch.cuda.max_memory_reserved() + context)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -65,25 +65,30 @@ class PackingCollator:
     """Makes a batch of packed sequences, or of single rows, for TRL's trainer.
 
     The batch has `input_ids`, `labels` and `position_ids` (sequences x the longest length) and no attention mask, for
-    transformers looks for borders only then. A token of padding is a row of its own at position zero.
+    transformers looks for borders only then, and only with `use_cache=False`. Padding counts as the end of the last
+    row, where nothing looks at it: alone, its states would be zeros, and Gemma 3n's gradients would not be numbers.
     """
 
     pad_token_id: int
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Return the batch."""
-        ids = [torch.tensor(example["input_ids"]) for example in examples]
-        positions = [_positions(example.get("seq_lengths") or [len(example["input_ids"])]) for example in examples]
-        labels = [
-            torch.tensor(example["labels"]).masked_fill(at == 0, IGNORED)
-            for example, at in zip(examples, positions, strict=True)
-        ]
+        longest = max(len(example["input_ids"]) for example in examples)
+        position_ids = torch.stack([_positions(example, longest) for example in examples])
+        labels = _padded([example["labels"] for example in examples], IGNORED)
         return {
-            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id),
-            "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
-            "position_ids": pad_sequence(positions, batch_first=True, padding_value=0),
+            "input_ids": _padded([example["input_ids"] for example in examples], self.pad_token_id),
+            "labels": labels.masked_fill(position_ids == 0, IGNORED),
+            "position_ids": position_ids,
         }
 
 
-def _positions(lengths: Sequence[int]) -> torch.Tensor:
-    return torch.cat([torch.arange(length) for length in lengths])
+def _positions(example: dict[str, Any], size: int) -> torch.Tensor:
+    """Return the positions of the rows in a sequence, each from zero; the last one goes on to the end."""
+    lengths = example.get("seq_lengths") or [len(example["input_ids"])]
+    *others, last = lengths
+    return torch.cat([torch.arange(length) for length in (*others, last + size - sum(lengths))])
+
+
+def _padded(values: Sequence[list[int]], padding: int) -> torch.Tensor:
+    return pad_sequence([torch.tensor(row) for row in values], batch_first=True, padding_value=padding)

@@ -7,7 +7,6 @@ without access.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +18,7 @@ from gemma_ft.config import DEMO_MODEL, ModelConfig
 from gemma_ft.errors import ModelError
 from gemma_ft.hub.access import require_access
 from gemma_ft.train.demo_model import build_demo_model, build_demo_tokenizer
+from gemma_ft.train.kinds import read_config, require_tunable
 
 Report = Callable[[int, int], None]
 Enter = Callable[[str], None]
@@ -87,13 +87,6 @@ def _download(model: ModelConfig, wanted: list[str], hub_token: str | None) -> P
 
 
 def _require_gemma(folder: Path) -> Path:
-    """Return the folder if its configuration is a Gemma's. Raises `ModelError`."""
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "")
-    except (OSError, ValueError, AttributeError) as exc:
-        raise ModelError(
-            f"{folder} holds no readable config.json.", "Give the folder of a model saved by transformers."
-        ) from exc
-    if not str(kind).startswith("gemma"):
-        raise ModelError(f"This model is of the kind {kind!r}, not a Gemma.", "Choose a model of the Gemma family.")
+    """Return the folder if it holds a Gemma that can be tuned. Raises `ModelError`."""
+    require_tunable(read_config(folder))
     return folder

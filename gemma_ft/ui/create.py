@@ -6,22 +6,27 @@ Review with a remedy, and that the form keeps what was typed whatever goes wrong
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
 
-from gemma_ft.catalog import find
-from gemma_ft.check import plan, refused
-from gemma_ft.config import DEMO_MODEL, RunConfig, parse_config
-from gemma_ft.errors import ConfigError
+from gemma_ft.config import parse_config
 from gemma_ft.recipes import try_it
 from gemma_ft.ui.data_step import DataStep, wire_data_step
 from gemma_ft.ui.form import Form
-from gemma_ft.ui.present import count, escape, problems_markdown
+from gemma_ft.ui.method_step import MethodStep
+from gemma_ft.ui.model_step import ModelStep
+from gemma_ft.ui.review_step import (
+    LOOKING,
+    ReviewStep,
+    check_values,
+    measure_values,
+    plan_values,
+    pressed_changes,
+)
 from gemma_ft.ui.services import Services
-from gemma_ft.ui.wiring import QUIET, shows_errors
-from gemma_ft.ui.xray_view import summary
+from gemma_ft.ui.wiring import QUEUED, QUIET, shows_errors
 
 MODEL, DATA, METHOD, REVIEW = 1, 2, 3, 4
 WELCOME = """### Tune a Gemma on your own examples
@@ -41,27 +46,22 @@ class CreateTab:
             self.try_it = gr.Button("Try it", variant="primary", elem_id="try-button", min_width=120, scale=0)
         with gr.Walkthrough(selected=MODEL, elem_id="create-steps") as self.steps:
             with gr.Step("Model", id=MODEL):
-                _model_step(self.form)
+                ModelStep(self.form, services)
                 self.token = _token_input(services)
                 self._moves(None, "Next: Data", MODEL)
             with gr.Step("Data", id=DATA):
                 self.data = DataStep(self.form, services)
                 self._moves("Back", "Next: Method", DATA)
             with gr.Step("Method", id=METHOD):
-                _method_step(self.form)
+                MethodStep(self.form, services, self.token)
                 self._moves("Back", "Next: Review", METHOD)
             with gr.Step("Review", id=REVIEW):
-                self.verdict = gr.Markdown(elem_id="review-verdict")
-                self.form["name"].render()
-                _publish_section(self.form)
+                self.review = ReviewStep(self.form)
                 with gr.Row(elem_classes="button-row"):
                     self._back(REVIEW)
                     self.start = gr.Button(
                         "Start training", variant="primary", elem_id="start-button", interactive=False
                     )
-                self.whole = gr.Code(
-                    language="yaml", label="The whole configuration", elem_id="review-config", interactive=False
-                )
 
     @property
     def held(self) -> list[Any]:
@@ -86,10 +86,6 @@ def build_create(services: Services, tabs: gr.Tabs) -> gr.Textbox:
     started = gr.Textbox(visible="hidden", elem_id="started-run")
 
     @shows_errors
-    def review(token_typed: str, *held: Any) -> tuple[str, str, Any]:
-        return review_values(services, form.values(held), token_typed)
-
-    @shows_errors
     def press_start(token_typed: str, *held: Any) -> tuple[str, Any]:
         run = services.start(parse_config(form.values(held)), services.token(token_typed))
         return run.run_id, gr.Tabs(selected="dashboard")
@@ -98,11 +94,9 @@ def build_create(services: Services, tabs: gr.Tabs) -> gr.Textbox:
         return [gr.Walkthrough(selected=REVIEW), None, None, *form.show(try_it())]
 
     wire_data_step(tab.data, services, tab.steps, tab.token)
-    reviewed: dict[str, Any] = {"inputs": tab.held, "outputs": [tab.verdict, tab.whole, tab.start], **QUIET}
     changes = [tab.token.change, *(form[name].change for name in ("name", "publish.repo", "publish.private"))]
-    gr.on([tab.steps.change, *changes], review, trigger_mode="always_last", **reviewed)
     filled = [tab.steps, tab.data.upload, tab.data.measured, *form.components]
-    tab.try_it.click(fill, None, filled, **QUIET).then(review, **reviewed)
+    _wire_review(tab, services, [tab.steps.change, *changes], tab.try_it.click(fill, None, filled, **QUIET))
     starting = tab.start.click(
         press_start, tab.held, [started, tabs], show_progress="minimal", api_visibility="private"
     )
@@ -110,96 +104,37 @@ def build_create(services: Services, tabs: gr.Tabs) -> gr.Textbox:
     return tab.token
 
 
-def review_values(services: Services, values: dict[str, Any], token_typed: str) -> tuple[str, str, Any]:
-    """Return the verdict in Markdown, the configuration as YAML, and whether Start can be pressed."""
-    try:
-        admitted = services.admitted(values)
-    except ConfigError as exc:
-        problems = problems_markdown(refused(exc)["problems"])
-        return f"### Not ready yet\n\n{problems}", "", gr.update(interactive=False)
-    config = parse_config(values)
-    report = services.inspector.check(admitted, services.token(token_typed))
-    lines = [f"### {'Ready to start' if report['ok'] else 'Not ready yet'}", problems_markdown(report["problems"])]
-    if (data := report["data"]) and data["train_rows"]:
-        lines.append(_plan_in_words(config, data))
-    if report["xray"]:
-        lines.append(f"**X-ray**: {escape(summary(report['xray']))}")
-    return "\n\n".join(line for line in lines if line), config.to_yaml(), gr.update(interactive=report["ok"])
+def _wire_review(tab: CreateTab, services: Services, changes: list[Any], filled: Any) -> None:
+    """Tie the Review: what is wrong is said at once, what needs the Hub and the machine after it."""
+    form, step = tab.form, tab.review
 
+    @shows_errors
+    def check(token_typed: str, *held: Any) -> list[Any]:
+        verdict, whole, report = check_values(services, form.values(held), token_typed)
+        off = gr.update(interactive=False)
+        return [verdict, whole, report, LOOKING if report and report["data"] else "", off, off]
 
-def _plan_in_words(config: RunConfig, data: Mapping[str, Any]) -> str:
-    """Say what will be trained; of data of which only the first rows are known, about how much."""
-    train_rows, held_out = data["expected"]
-    about = "" if data["complete"] else "about "
-    batch = config.training.batch_size * config.training.accumulation
-    steps = plan(config, train_rows)
-    return (
-        f"**{escape(config.model.id)}** learns from **{about}{train_rows:,} rows** ({held_out:,} held out) "
-        f"in **{steps:,} steps** of {batch} rows, about {steps * batch / train_rows:.1f} passes over the data."
-    )
+    @shows_errors
+    def plan(report: Any, token_typed: str, *held: Any) -> list[Any]:
+        verdict, fit, doctor, ready, planned = plan_values(services, form.values(held), report, token_typed)
+        can_measure = gr.update(interactive=planned is not None)
+        return [verdict or gr.skip(), fit, doctor, gr.update(interactive=ready), can_measure, planned, ""]
 
+    @shows_errors
+    def measure(planned: Any, token_typed: str, *held: Any) -> Iterator[str]:
+        yield from measure_values(services, form.values(held), planned, token_typed)
 
-def describe_model(model_id: str) -> str:
-    """Return the facts on a model as one line of Markdown."""
-    if not model_id:
-        return "Choose a model."
-    if (model := find(model_id)) is None:
-        return "Not in the list: its configuration is read when the run starts; it must be a Gemma."
-    gate = f" Its licence must be accepted on [its page](https://huggingface.co/{model.id})." if model.gated else ""
-    offline = " Built on this machine on first use; needs no network." if model.id == DEMO_MODEL else ""
-    return (
-        f"**{count(model.parameters * 1e9)} parameters**, {model.layers} layers, "
-        f"context of {model.context:,} tokens, {model.licence}.{gate}{offline}"
-    )
+    def press(event: gr.EventData) -> list[Any]:
+        return pressed_changes(form, event)
 
-
-def _model_step(form: Form) -> None:
-    form["model.id"].render()
-    about = gr.Markdown(describe_model(DEMO_MODEL), elem_classes="about")
-    form["model.id"].change(describe_model, form["model.id"], about, **QUIET)
-    with gr.Accordion("More", open=False), gr.Row():
-        form["model.revision"].render()
-        form["model.precision"].render()
-
-
-def _method_step(form: Form) -> None:
-    form["method.objective"].render()
-    form["method.beta"].render()
-    form["method.adapter"].render()
-    with gr.Row() as adapter_knobs:
-        for name in ("rank", "alpha", "dropout"):
-            form[f"method.{name}"].render()
-    with gr.Row():
-        for name in ("epochs", "max_steps", "learning_rate"):
-            form[f"training.{name}"].render()
-    with gr.Row():
-        for name in ("batch_size", "accumulation", "max_length"):
-            form[f"training.{name}"].render()
-    with gr.Accordion("More", open=False):
-        with gr.Row():
-            for name in ("schedule", "warmup_fraction", "weight_decay", "max_grad_norm"):
-                form[f"training.{name}"].render()
-        with gr.Row():
-            for name in ("log_every", "eval_every", "save_every", "keep_checkpoints"):
-                form[f"training.{name}"].render()
-        with gr.Row():
-            for name in ("seed", "gradient_checkpointing"):
-                form[f"training.{name}"].render()
-        with gr.Row():
-            for name in ("prompts", "max_new_tokens"):
-                form[f"evaluation.{name}"].render()
-    form["method.objective"].change(
-        lambda objective: gr.update(visible=objective == "dpo"), form["method.objective"], form["method.beta"], **QUIET
-    )
-    form["method.adapter"].change(
-        lambda adapter: gr.update(visible=adapter == "lora"), form["method.adapter"], adapter_knobs, **QUIET
-    )
-
-
-def _publish_section(form: Form) -> None:
-    with gr.Accordion("Publish to the Hugging Face Hub (optional)", open=False):
-        form["publish.repo"].render()
-        form["publish.private"].render()
+    checked = [step.verdict, step.whole, step.report, step.fit, tab.start, step.measure]
+    planned = [step.verdict, step.fit, step.doctor, tab.start, step.measure, step.planned, step.measured]
+    presses = [card.pressed(press, None, form.components, **QUIET) for card in (step.fit, step.doctor)]
+    checks = [gr.on(changes, check, tab.held, checked, trigger_mode="always_last", **QUIET)]
+    checks += [event.then(check, tab.held, checked, **QUIET) for event in (filled, *presses)]
+    for event in checks:
+        event.then(plan, [step.report, *tab.held], planned, **QUIET)
+    step.measure.click(measure, [step.planned, *tab.held], step.measured, **QUEUED)
 
 
 def _token_input(services: Services) -> gr.Textbox:

@@ -32,6 +32,12 @@ LABELS = {
     "data.format": "Format of the rows",
     "data.seed": "Seed of the split",
     "method.adapter": "Method",
+    "method.loss": "Loss of DPO",
+    "method.dora": "DoRA",
+    "method.rslora": "rsLoRA",
+    "training.neftune_alpha": "NEFTune",
+    "training.on_out_of_memory": "When memory runs out",
+    "compute.processes": "GPUs together",
     "evaluation.prompts": "Questions to ask while it trains (one a line)",
     "evaluation.max_new_tokens": "Longest answer",
     "publish.repo": "Hub repository",
@@ -50,11 +56,16 @@ OPTIONS: dict[str, list[tuple[str, str]]] = {
     "data.split": [("train", "train")],
     "data.validation_split": [],
     "method.objective": [("Supervised: learn the answers", "sft"), ("DPO: learn which answer is better", "dpo")],
-    "method.adapter": [("LoRA: a small adapter", "lora"), ("Full: every weight", "none")],
+    "method.adapter": [
+        ("LoRA: a small adapter", "lora"),
+        ("QLoRA: an adapter, the model in 4 bits", "qlora"),
+        ("Standard: every weight", "none"),
+    ],
+    "training.on_out_of_memory": [("Go on with smaller batches", "smaller_batch"), ("Stop with an error", "stop")],
 }
 TYPED = {"model.id", "data.id", "data.config", "data.split", "data.validation_split"}
 """Knobs with choices to pick from where anything else can be typed too."""
-HIDDEN_AT_FIRST = {"data.config", "data.columns", "method.beta"}
+HIDDEN_AT_FIRST = {"data.config", "data.columns", "method.beta", "method.loss"}
 LEFT_OUT = {"compute.where"}
 """Knobs that have one choice."""
 
@@ -87,6 +98,11 @@ class Form:
             place = nested.setdefault(section, {}) if section else nested
             place[name] = _from_input(self._declared[path], value)
         return nested
+
+    def change(self, changes: Mapping[str, Any]) -> list[Any]:
+        """Return the inputs' values, in order, after changes of some knobs; the others stay. Unknown names are left."""
+        known = {path: _to_input(value) for path, value in changes.items()}
+        return [known.get(path, gr.skip()) for path in self._declared]
 
     def show(self, config: RunConfig) -> list[Any]:
         """Return the inputs' values for a config, in order."""

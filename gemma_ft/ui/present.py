@@ -78,6 +78,15 @@ def count(number: float | None) -> str:
     return f"{number:,.0f}"
 
 
+def size(number: float | None) -> str:
+    """Say an amount of memory or disk in decimal units: 640 MB, 1.3 GB, 27 GB."""
+    if number is None:
+        return DASH
+    if number < 1e9:
+        return f"{number / 1e6:,.0f} MB" if number >= 1e6 else f"{number / 1e3:,.0f} kB"
+    return f"{number / 1e9:,.1f} GB" if number < 1e10 else f"{number / 1e9:,.0f} GB"
+
+
 def figure(number: float | str | None, digits: int = 4) -> str:
     """Say a measured value; what is not finite is said so."""
     if number is None:

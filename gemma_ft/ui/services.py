@@ -10,14 +10,15 @@ import hashlib
 import secrets
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gemma_ft.config import DEMO_MODEL, RunConfig, parse_config
 from gemma_ft.engine.client import EngineClient
-from gemma_ft.errors import ConfigError
+from gemma_ft.errors import ConfigError, RunBusy
 from gemma_ft.jobs.manager import JobManager
 from gemma_ft.jobs.spawn import PROJECT_ROOT, own_environment
 from gemma_ft.rundir import RunDir
@@ -39,11 +40,14 @@ class Services:
     inspector: EngineClient = field(init=False)
 
     def __post_init__(self) -> None:
-        environment = own_environment(hub_token=self.settings.hub_token) | {"GEMMA_FT_HOME": str(self.settings.home)}
+        environment = self._environment()
         object.__setattr__(self, "manager", JobManager(self.settings))
         for name in ("engine", "inspector"):
             client = EngineClient(self.settings.engine_log(name), environment, PROJECT_ROOT)
             object.__setattr__(self, name, client)
+
+    def _environment(self) -> dict[str, str]:
+        return own_environment(hub_token=self.settings.hub_token) | {"GEMMA_FT_HOME": str(self.settings.home)}
 
     @property
     def uploads(self) -> Path:
@@ -97,6 +101,21 @@ class Services:
                 raise ConfigError("On a Space the data must be an uploaded file.", "Upload the file in the Data step.")
         if config.model.id != DEMO_MODEL and Path(config.model.id).exists():
             raise ConfigError("On a Space the model cannot be a local folder.", "Give the id of a model on the Hub.")
+
+    @contextmanager
+    def measurer(self) -> Iterator[EngineClient]:
+        """Give an engine of its own for a measurement, which is ended afterwards. Raises `RunBusy` while a run trains.
+
+        The chat's engine is freed first: what it holds would be missing.
+        """
+        if busy := self.manager.active():
+            raise RunBusy(f"The run {busy.run_id} is training; it would be disturbed.", "Measure when it has ended.")
+        self._free_engine()
+        client = EngineClient(self.settings.engine_log("measurer"), self._environment(), PROJECT_ROOT)
+        try:
+            yield client
+        finally:
+            client.close()
 
     def keep_upload(self, temporary: Path) -> Path:
         """Copy an upload to where it stays; the same content is kept once."""

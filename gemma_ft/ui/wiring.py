@@ -27,6 +27,15 @@ class EventOptions(TypedDict):
 QUIET: EventOptions = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """A quick handler of the page: no queue, no spinner, not part of the API."""
 
+PRESSES = """
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-changes]");
+  if (button) trigger("pressed", { changes: button.dataset.changes });
+});
+"""
+"""For `gr.HTML(js_on_load=...)`: a press of a button inside that carries changes (JSON: knobs and values) becomes the
+event `pressed`."""
+
 QUEUED: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 """A handler of the page that yields, or says something with `gr.Info`: both need Gradio's queue."""
 

@@ -7,7 +7,7 @@ weights. The memory is measured as the largest tensor that any operation of a st
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -26,6 +26,15 @@ CAP = 1.5
 """Where the logits of the families that have a cap are capped: low enough for these small models to feel it."""
 GEMMA_WORDS = 262_144
 Batch = dict[str, Tensor]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two threads on models this small only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def make_model(family: str, words: int = WORDS) -> Any:
@@ -232,12 +241,12 @@ def memory_of_a_step(model: Any, batch: Batch, **more: Any) -> Memory:
 @pytest.mark.parametrize("family", ["gemma2", "gemma3"])
 def test_the_whole_logits_are_never_made(family: str) -> None:
     model = with_adapter(with_head(make_model(family, GEMMA_WORDS)))
-    batch = make_batch(rows=2, length=300, words=GEMMA_WORDS)
+    batch = make_batch(rows=2, length=200, words=GEMMA_WORDS)
     trained = int((batch["labels"][:, 1:] != -100).sum())
-    assert trained > 2 * head.FEWEST
+    assert trained > head.FEWEST
     ours = memory_of_a_step(model, batch, fused_lm_head=True)
     whole = memory_of_a_step(model, batch)
     assert ours.largest == head.CHUNK_BYTES // 4 == head.FEWEST * GEMMA_WORDS < trained * GEMMA_WORDS
-    assert whole.largest >= 600 * GEMMA_WORDS
+    assert whole.largest >= 400 * GEMMA_WORDS
     assert ours.peak < 2 * head.CHUNK_BYTES + 10e6
-    assert ours.peak < 0.15 * whole.peak
+    assert ours.peak < 0.2 * whole.peak

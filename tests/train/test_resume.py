@@ -22,7 +22,7 @@ from tuned_gemmas import make_models, tune_until
 pytestmark = pytest.mark.train
 
 WORDS = ("red", "green", "blue", "black", "white", "brown", "grey")
-EPOCHS = 4
+EPOCHS = 3
 BATCHES = 4
 """Of an epoch: seven rows, two at once."""
 
@@ -108,8 +108,13 @@ def check_going_on(
     assert saved(whole) == saved(parted)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", ["gemma3", "gemma4"])
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [
+        *(pytest.param("gemma3", method, marks=() if method != "dpo full" else pytest.mark.slow) for method in METHODS),
+        *(pytest.param("gemma4", method, marks=() if method == "sft lora" else pytest.mark.slow) for method in METHODS),
+    ],
+)
 def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
     first: ProcessPoolExecutor, second: ProcessPoolExecutor, models: Path, tmp_path: Path, family: str, method: str
 ) -> None:

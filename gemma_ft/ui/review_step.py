@@ -1,0 +1,128 @@
+"""The Review step: what is wrong, whether it will run, what the Doctor says, and the whole configuration.
+
+Promises that nothing can be started that is known to fail, and that a press on a remedy changes the form and nothing
+else. A measurement runs in a process of its own, which is thrown away afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gradio as gr
+
+from gemma_ft.check import refused
+from gemma_ft.config import RunConfig, parse_config
+from gemma_ft.errors import ConfigError, GemmaFtError
+from gemma_ft.estimate.plan import optimizer_steps
+from gemma_ft.ui.fit_view import doctor_html, fit_html, measured_html
+from gemma_ft.ui.form import Form
+from gemma_ft.ui.present import escape, problems_markdown
+from gemma_ft.ui.services import Services
+from gemma_ft.ui.wiring import PRESSES
+from gemma_ft.ui.xray_view import summary
+
+LOOKING = '<div class="fit"><p class="hint">Reckoning …</p></div>'
+
+
+class ReviewStep:
+    """The step's components, laid out when this is made inside the step; `start` is for whoever starts runs."""
+
+    def __init__(self, form: Form) -> None:
+        self.verdict = gr.Markdown(elem_id="review-verdict")
+        form["name"].render()
+        self.fit = gr.HTML(js_on_load=PRESSES, apply_default_css=False, elem_id="review-fit")
+        self.measured = gr.HTML(apply_default_css=False, elem_id="review-measured")
+        with gr.Row(elem_classes="button-row"):
+            self.measure = gr.Button("Measure: three real steps", elem_id="measure-button", interactive=False)
+        self.doctor = gr.HTML(js_on_load=PRESSES, apply_default_css=False, elem_id="review-doctor")
+        with gr.Accordion("Publish to the Hugging Face Hub (optional)", open=False):
+            form["publish.repo"].render()
+            form["publish.private"].render()
+        self.whole = gr.Code(
+            language="yaml", label="The whole configuration", elem_id="review-config", interactive=False
+        )
+        self.report = gr.State(None)
+        self.planned = gr.State(None)
+
+
+def check_values(services: Services, values: dict[str, Any], token_typed: str | None) -> tuple[str, str, Any]:
+    """Return the verdict in Markdown, the configuration as YAML, and the check's report (`None` for no config)."""
+    try:
+        admitted = services.admitted(values)
+    except ConfigError as exc:
+        return f"### Not ready yet\n\n{problems_markdown(refused(exc)['problems'])}", "", None
+    config = parse_config(values)
+    report = services.inspector.check(admitted, services.token(token_typed))
+    lines = [f"### {'Checking' if report['ok'] else 'Not ready yet'}", problems_markdown(report["problems"])]
+    return "\n\n".join([*lines, *_told(config, report)]), config.to_yaml(), report
+
+
+def plan_values(
+    services: Services, values: dict[str, Any], report: Mapping[str, Any] | None, token_typed: str | None
+) -> tuple[str, str, str, bool, Any]:
+    """Return the verdict, the fit and the Doctor's card as HTML, whether it may start, and what the engine planned.
+
+    `report` is that of `check_values`.
+    """
+    if report is None or not report["data"]:
+        return "", "", "", False, None
+    config = parse_config(values)
+    try:
+        found = services.inspector.plan(services.admitted(values), dict(report), services.token(token_typed))
+    except GemmaFtError as exc:
+        return _verdict(config, report, [], str(exc)), fit_html(None), "", report["ok"], None
+    bad = [line for line in found["doctor"] if line["state"] == "bad"]
+    problem = found["problem"]["what_happened"] if found["problem"] else ""
+    said = _verdict(config, report, [f"{line['name']}: {line['text']}" for line in bad], problem)
+    ready = report["ok"] and not bad and not problem
+    return said, fit_html(found["fit"], found["problem"]), doctor_html(found["doctor"]), ready, found["fit"]
+
+
+def measure_values(
+    services: Services, values: dict[str, Any], fit: Mapping[str, Any] | None, token_typed: str | None
+) -> Iterator[str]:
+    """Yield what there is to show of a measurement while it goes on, and its figures at last. Raises our errors."""
+    admitted, token = services.admitted(values), services.token(token_typed)
+    yield '<div class="fit measured"><p class="hint">Loading the model …</p></div>'
+    with services.measurer() as measurer:
+        for answer in measurer.measuring(admitted, token):
+            if answer["event"] == "progress" and answer["rows"]:
+                yield f'<div class="fit measured"><p class="hint">Step {answer["rows"]} of 3 …</p></div>'
+            elif answer["event"] == "end":
+                yield measured_html(answer, fit)
+
+
+def pressed_changes(form: Form, event: gr.EventData) -> list[Any]:
+    """Return the form's values after a press on a button that carries changes."""
+    return form.change(json.loads(event.changes))
+
+
+def _verdict(config: RunConfig, report: Mapping[str, Any], bad: list[str], problem: str) -> str:
+    ready = report["ok"] and not bad and not problem
+    more = [f"- ✗ {escape(text)}" for text in [*bad, *([problem] if problem else [])]]
+    lines = [f"### {'Ready to start' if ready else 'Not ready yet'}", problems_markdown(report["problems"])]
+    return "\n\n".join(line for line in [*lines, "\n".join(more), *_told(config, report)] if line)
+
+
+def _told(config: RunConfig, report: Mapping[str, Any]) -> list[str]:
+    """Say what will be trained, as far as the check found it out."""
+    lines = []
+    if (data := report["data"]) and data["train_rows"]:
+        lines.append(_plan_in_words(config, data))
+    if report["xray"]:
+        lines.append(f"**X-ray**: {escape(summary(report['xray']))}")
+    return lines
+
+
+def _plan_in_words(config: RunConfig, data: Mapping[str, Any]) -> str:
+    """Say what will be trained; of data of which only the first rows are known, about how much."""
+    train_rows, held_out = data["expected"]
+    about = "" if data["complete"] else "about "
+    batch = config.training.batch_size * config.training.accumulation
+    steps = optimizer_steps(config, train_rows)
+    return (
+        f"**{escape(config.model.id)}** learns from **{about}{train_rows:,} rows** ({held_out:,} held out) "
+        f"in **{steps:,} steps** of {batch} rows, about {steps * batch / train_rows:.1f} passes over the data."
+    )
