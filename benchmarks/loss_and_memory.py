@@ -126,6 +126,7 @@ def measure(side: str, folder: Path, asked: argparse.Namespace) -> dict[str, flo
     return {
         "ms_per_token": 1000 * sum(seconds) / counted,
         "step_s": statistics.median(seconds),
+        "cpu_ms_per_token": 1000 * sum(clock.busy[1:]) / counted,
         "peak_mb": peak,
         "peak_above_start_mb": peak - before,
         "loss": trainer.state.log_history[0]["loss"],
@@ -165,18 +166,20 @@ def make_rows(number: int, *, all_trained: bool) -> list[dict[str, list[int]]]:
 
 
 def make_clock() -> Any:
-    """Return a callback that notes when each step began and ended."""
+    """Return a callback that notes when each step began and ended, and the processor time it took."""
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
         def __init__(self) -> None:
             self.steps: list[tuple[float, float]] = []
+            self.busy: list[float] = []
 
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-            self.begun = time.perf_counter()
+            self.begun, self.used = time.perf_counter(), time.process_time()
 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             self.steps.append((self.begun, time.perf_counter()))
+            self.busy.append(time.process_time() - self.used)
 
     return Clock()
 

@@ -70,7 +70,7 @@ def train(
     """Start a run and follow it; Ctrl-C stops it and saves, a second Ctrl-C cancels it."""
     config = load_config(config_file)
     with _inspector() as inspector:
-        report = inspector.check(config.model_dump(mode="json"))
+        report = inspector.full_check(config.model_dump(mode="json"))
     if not report["ok"]:
         _tell_problems(report["problems"])
         raise typer.Exit(BAD_INPUT)
@@ -87,12 +87,13 @@ def check_command(config_file: ConfigFile, as_json: AsJson = False) -> None:
     """Say everything that is wrong with a configuration and its data, without starting anything."""
     config = load_config(config_file)
     with _inspector() as inspector:
-        report = inspector.check(config.model_dump(mode="json"))
+        report = inspector.full_check(config.model_dump(mode="json"))
     if as_json:
         typer.echo(json.dumps(report, ensure_ascii=False))
     else:
         _tell_problems(report["problems"])
         _tell_data(config, report)
+        _tell_fit(report)
         typer.echo("Ready to start." if report["ok"] else "Not ready.")
     raise typer.Exit(0 if report["ok"] else BAD_INPUT)
 
@@ -260,6 +261,27 @@ def _tell_data(config: RunConfig, report: dict[str, Any]) -> None:
             f"{xray['tokens']:,} tokens in {xray['rows']:,} rows, {xray['supervised_fraction']:.0%} of them trained; "
             f"{xray['truncated_rows']:,} rows are cut at {xray['max_length']:,} tokens."
         )
+
+
+def _tell_fit(report: dict[str, Any]) -> None:
+    """Print whether it will run, how long, how much; and what the Doctor says that is not simply good."""
+    if fit := report["fit"]:
+        memory, plan = fit["memory"], fit["plan"]
+        needs = f"{memory['low'] / 1e9:.1f} to {memory['high'] / 1e9:.1f} GB of {memory['available'] / 1e9:.1f} GB"
+        said = {"fits": "Fits", "tight": "Tight", "no": "Does not fit"}[memory["fits"]]
+        typer.echo(f"{said}: {needs} free ({memory['where']}). Disk: {plan['disk_bytes'] / 1e9:.2f} GB.")
+        hours = f"{plan['seconds_low'] / 3600:.2g} to {plan['seconds_high'] / 3600:.2g} hours"
+        typer.echo(f"{plan['steps']:,} steps, {plan['tokens']:,} tokens, about {hours} on {fit['machine']['name']}.")
+        for remedy in fit["remedies"]:
+            changes = ", ".join(f"{name}={value}" for name, value in remedy["changes"].items())
+            typer.echo(f"  would help: {changes}. {remedy['cost']}")
+        if fit["prices"]["cheapest"]:
+            offer = next(offer for offer in fit["prices"]["offers"] if offer["name"] == fit["prices"]["cheapest"])
+            low, high = offer["dollars"]
+            typer.echo(f"Cheapest on Hugging Face that fits: {offer['name']}, ${low:.2f} to ${high:.2f} in all.")
+    for line in report["doctor"]:
+        if line["state"] != "good":
+            typer.echo(f"{line['state']}: {line['name']}: {line['text']}")
 
 
 def _tell_state_error(state: RunState) -> None:

@@ -26,11 +26,11 @@ BLOCK, SECOND_BLOCK = 64, 256
 (https://arxiv.org/abs/2305.14314)."""
 TABLES = 4 * (16 + 256 + 1)
 """Bytes of the tables that bitsandbytes keeps for each 4-bit tensor."""
-PROCESS = (450 * MIB, 800 * MIB)
+PROCESS = (450 * MIB, 900 * MIB)
 """What a process that has imported PyTorch, transformers and TRL takes before it loads a model."""
 ON_GPU = (600 * MIB, 1200 * MIB)
 """CUDA's context and its libraries' workspaces."""
-SLACK_RAM, SLACK_GPU = (0.0, 0.08), (0.02, 0.10)
+SLACK_RAM, SLACK_GPU = (0.0, 0.10), (0.02, 0.10)
 """Shares that the allocator wastes: blocks that are free but do not fit."""
 UNEVEN = 1.5
 """How many times more learned tokens than usual a batch may have."""

@@ -1,7 +1,8 @@
 """`python -m gemma_ft.jobs.supervisor RUN_DIR`: the parent of one trainer, from its start to its last state.
 
 Promises that the state on disk is true while it lives, that a wish to stop is climbed up to SIGKILL of the whole
-group, and that nothing of the trainer's group is left when it ends. It imports no torch and no gradio, needs neither
+group, and that nothing of the trainer is left when it ends: not of its group, nor of the processes that train together,
+which lead groups of their own. It imports no torch and no gradio, needs neither
 page nor terminal, and is small on purpose: it must not die. If it fails all the same, it takes the trainer along.
 """
 
@@ -15,13 +16,14 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
 from gemma_ft.errors import ErrorReport
 from gemma_ft.events import FactWriter, read_facts
+from gemma_ft.jobs.launch import plan_launch
 from gemma_ft.jobs.outcome import conclude
 from gemma_ft.jobs.processes import identify, signal_group
 from gemma_ft.jobs.spawn import own_environment, spawn
@@ -51,17 +53,19 @@ class Supervisor:
             attempt=before.attempt if before.status == "queued" else before.attempt + 1,
             supervisor=identify(os.getpid()),
         )
+        self._family: list[psutil.Process] = []
         self._read_from = run.events.stat().st_size if run.events.exists() else 0
 
     def follow(self) -> None:
         """Run the trainer to its end, whatever that end is, and write down what became of it."""
         self._run.write_state(self._state)
         token = os.environ.get("HF_TOKEN")
+        launch = plan_launch(self._run)
         trainer = spawn(
-            "gemma_ft.train",
-            [str(self._run.path)],
+            launch.module,
+            launch.arguments,
             log=self._run.log,
-            environment=own_environment(hub_token=token),
+            environment=own_environment(hub_token=token) | launch.environment,
         )
         try:
             self._change(trainer=identify(trainer.pid))
@@ -69,6 +73,7 @@ class Supervisor:
         finally:
             # The dead leader is not reaped yet, so that its number can belong to nobody else.
             signal_group(trainer.pid, signal.SIGKILL)
+            self._end_family()
             exit_code = trainer.wait()
         self._run.write_state(conclude(self._run, self._state, exit_code))
         self._run.clear_wishes()
@@ -86,12 +91,23 @@ class Supervisor:
             if time.monotonic() >= next_sample:
                 next_sample = time.monotonic() + SAMPLE_SECONDS
                 self._change(heartbeat=time.time())
+                self._remember_family(trainer)
                 with survives():
                     samples.append("sample", **sampler.sample(trainer))
             self._follow_phase()
             self._climb(trainer)
             time.sleep(TICK_SECONDS)
         samples.close()
+
+    def _remember_family(self, trainer: int) -> None:
+        with survives():
+            self._family = psutil.Process(trainer).children(recursive=True)
+
+    def _end_family(self) -> None:
+        """Kill what is left of the trainer's descendants; psutil knows them by their creation, too."""
+        for process in self._family:
+            with survives(), suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def _change(self, **changes: object) -> None:
         """Change the state, here at once and on the disk as soon as the disk lets us."""

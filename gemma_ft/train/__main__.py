@@ -1,8 +1,9 @@
 """`python -m gemma_ft.train RUN_DIR`: the trainer, one run from its configuration to its result.
 
 Promises that its last fact is a `result` with the outcome, whatever happens short of SIGKILL, and an exit code that
-agrees: 0 finished, 1 failed, 2 bad configuration or data, 3 stopped. Cheap checks come first: the data and the Hub
-repository are known to be good before torch is imported.
+agrees: 0 finished, 1 failed, 2 bad configuration or data, 3 stopped. Of several
+processes that train together the main one tells it, and of failures the first. Cheap checks come first: the data and
+the Hub repository are known to be good before torch is imported.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from pathlib import Path
 
 from gemma_ft.data.prepare import prepare
 from gemma_ft.errors import ErrorReport, HubError
-from gemma_ft.events import FactWriter
+from gemma_ft.events import FactWriter, read_facts
 from gemma_ft.hub.cards import model_card
 from gemma_ft.hub.upload import ensure_repo, upload_model
 from gemma_ft.redaction import redact_output
 from gemma_ft.rundir import RunDir
 from gemma_ft.settings import Settings
+from gemma_ft.train import ranks
 from gemma_ft.train.control import Asked, Control, StopRequested
 from gemma_ft.train.failures import STOPPED, exit_code, explain
 from gemma_ft.train.progress import Progress
@@ -34,36 +36,50 @@ def main(path: str) -> int:
     run = RunDir(Path(path))
     token = os.environ.get("HF_TOKEN")
     redact_output(token)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(
+        level=logging.INFO if ranks.is_main() else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+    )
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     warnings.simplefilter("ignore", FutureWarning)
     facts = FactWriter(run.events, secret=token)
     attempt = run.state().attempt
     try:
         control = Control(run)
-        outcome, error = train(run, Progress(facts, control), control)
+        outcome, error = train(run, Progress(facts, control, heard=ranks.is_main()), control)
     except StopRequested as stop:
         outcome, error = outcome_of(stop.asked), None
     except Exception as exc:
         # The outermost frame of a child: what is not written down here is lost.
         log.exception("The training failed")
-        facts.append("result", sync=True, outcome="failed", attempt=attempt, error=explain(exc).model_dump())
+        if ranks.lost_peer(exc):
+            exc = ranks.PeerLost()
+        if ranks.count() == 1 or not _is_told(run, attempt):
+            facts.append("result", sync=True, outcome="failed", attempt=attempt, error=explain(exc).model_dump())
         return exit_code(exc)
-    log.info("The run has %s", outcome)
-    facts.append("result", sync=True, outcome=outcome, attempt=attempt, error=error and error.model_dump())
+    if ranks.is_main():
+        log.info("The run has %s", outcome)
+        facts.append("result", sync=True, outcome=outcome, attempt=attempt, error=error and error.model_dump())
     return 0 if outcome == "finished" else STOPPED
+
+
+def _is_told(run: RunDir, attempt: int) -> bool:
+    """Tell whether another process has given a reason: those that fail because it failed know less."""
+    return any(fact.get("event") == "result" and fact.get("attempt") == attempt for fact in read_facts(run.events)[0])
 
 
 def train(run: RunDir, progress: Progress, control: Control) -> tuple[str, ErrorReport | None]:
     """Do the whole run; return its outcome, and an error if the result could not be published."""
     config, settings, token = run.config(), Settings.from_env(), os.environ.get("HF_TOKEN")
+    ranks.require_possible(config)
     progress.phase("reading the data")
     data = prepare(config.data, config.method.objective, hub_token=token, folder=settings.datasets)
     found = data.survey
     if found.bad_rows:
         progress.warn(f"{found.bad_rows:,} of {found.rows:,} rows cannot be used and were left out.")
     repo = None
-    if config.publish.repo:
+    if config.publish.repo and ranks.is_main():
         progress.phase("checking the Hub repository")
         repo = ensure_repo(config.publish, token)
     progress.phase("finding the model")

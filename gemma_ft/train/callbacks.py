@@ -20,7 +20,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gemma_ft.rundir import RunDir
-from gemma_ft.train.control import Control
+from gemma_ft.train import ranks
+from gemma_ft.train.control import Asked, Control
 from gemma_ft.train.progress import Progress
 
 log = logging.getLogger("gemma_ft")
@@ -113,10 +114,8 @@ class WishesCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        if asked := self._control.asked():
-            control.should_training_stop = True
-            control.should_evaluate = False
-            control.should_save = asked != "cancel"
+        if asked := self._control.agreed():
+            self._leave(control, asked)
         return control
 
     on_substep_end = on_step_end
@@ -124,10 +123,15 @@ class WishesCallback(TrainerCallback):
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        if self._control.asked():
-            self.on_step_end(args, state, control)
+        if asked := self._control.agreed():
+            self._leave(control, asked)
             raise EvaluationStopped
         return control
+
+    def _leave(self, control: TrainerControl, asked: Asked) -> None:
+        control.should_training_stop = True
+        control.should_evaluate = False
+        control.should_save = asked != "cancel"
 
 
 class BestCallback(TrainerCallback):
@@ -165,7 +169,11 @@ class CheckpointCallback(TrainerCallback):
         self._keep_best = keep_best
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        name = f"checkpoint-{state.global_step}"
+        ranks.wait()  # Each process writes the state of its random numbers into it.
+        if ranks.is_main():
+            self._move(f"checkpoint-{state.global_step}", state)
+
+    def _move(self, name: str, state: TrainerState) -> None:
         (self._writing / name / "training_args.bin").unlink(missing_ok=True)
         move_into_place(self._writing / name, self._run.checkpoints / name)
         self._progress.fact("checkpoint", sync=True, step=state.global_step, path=f"checkpoints/{name}")

@@ -2,7 +2,8 @@
 
 Promises that a wish, SIGTERM, or the loss of the supervisor is noticed in every phase. Before and after the training
 loop the main thread is interrupted with `StopRequested`; inside the loop the request waits for the next (sub)step, so
-that a checkpoint can be written. Does not save anything itself.
+that a checkpoint can be written. Of several processes that train together each listens, and `agreed` is what all of
+them act on; when their launcher is gone they end at once. Does not save anything itself.
 """
 
 from __future__ import annotations
@@ -13,12 +14,18 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Literal
+from typing import Literal, get_args
 
-from gemma_ft.rundir import RunDir
+import psutil
 
-Asked = Literal["stop", "cancel", "interrupted"]
+from gemma_ft.rundir import ProcessId, RunDir
+from gemma_ft.train import ranks
+from gemma_ft.train.failures import FAILED
+
+Asked = Literal["interrupted", "stop", "cancel"]
+"""What may be asked for; what comes later is stronger."""
 WATCH_SECONDS = 0.25
+CREATED_TOLERANCE_SECONDS = 1.0
 
 
 class StopRequested(BaseException):
@@ -34,8 +41,8 @@ class Control:
 
     def __init__(self, run: RunDir) -> None:
         self._run = run
-        supervisor = run.state().supervisor
-        self._supervisor = supervisor.pid if supervisor else os.getppid()
+        self._supervisor = run.state().supervisor
+        self._parent = os.getppid()
         self._terminated = False
         self._at_steps = False
         self._told = False
@@ -46,9 +53,17 @@ class Control:
         """Return what was asked for, if anything; a lost supervisor asks to save and leave."""
         if wish := self._run.wished():
             return wish
-        if os.getppid() != self._supervisor:
+        if not _lives(self._supervisor) if self._supervisor else os.getppid() != self._parent:
             return "interrupted"
-        return "stop" if self._terminated else None
+        # The launcher ends the others when one process failed: that is no wish.
+        return "stop" if self._terminated and ranks.count() == 1 else None
+
+    def agreed(self) -> Asked | None:
+        """Return the strongest of what the processes that train together were asked for; all have to call it."""
+        words = get_args(Asked)
+        asked = self.asked()
+        found: Asked | None = (None, *words)[ranks.highest(words.index(asked) + 1 if asked else 0)]
+        return found
 
     @contextmanager
     def at_steps_only(self) -> Iterator[None]:
@@ -73,14 +88,28 @@ class Control:
         self._terminated = True
         if not self._at_steps and not self._told and not _imports(frame):
             self._told = True
-            raise StopRequested(self.asked() or "stop")
+            if asked := self.asked():
+                raise StopRequested(asked)
+            raise ranks.PeerLost
 
     def _watch(self) -> None:
         pause = threading.Event()
-        while not self._told:
-            if self.asked() and not self._at_steps:
+        while not self._told or ranks.count() > 1:
+            if ranks.count() > 1 and os.getppid() != self._parent:
+                os._exit(FAILED)
+            if not self._told and self.asked() and not self._at_steps:
                 os.kill(os.getpid(), signal.SIGTERM)
             pause.wait(WATCH_SECONDS)
+
+
+def _lives(process: ProcessId) -> bool:
+    """Tell whether this very process still runs."""
+    try:
+        found = psutil.Process(process.pid)
+        same = abs(found.create_time() - process.created) < CREATED_TOLERANCE_SECONDS
+        return same and found.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _imports(frame: FrameType | None) -> bool:

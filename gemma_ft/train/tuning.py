@@ -2,7 +2,9 @@
 
 Promises that a resumed run goes on where its checkpoint was written, that `model/` appears whole or not at all, holding
 an adapter only or full weights, with the tokenizer, and that a training which runs out of memory goes on from its last
-checkpoint with less of it, if that is allowed (`fitting.py` says how).
+checkpoint with less of it, if that is allowed (`fitting.py` says how). Of several processes that train together only
+the main one writes, and asks its own copy of the model the questions; there running out of memory ends the run, because
+one of them cannot change the batch by itself.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from transformers.trainer_callback import PrinterCallback
 from gemma_ft.config import RunConfig
 from gemma_ft.rundir import RunDir
 from gemma_ft.sampling import Sampling
+from gemma_ft.train import ranks
 from gemma_ft.train.callbacks import (
     BestCallback,
     CheckpointCallback,
@@ -34,7 +37,7 @@ from gemma_ft.train.callbacks import (
 )
 from gemma_ft.train.control import Control
 from gemma_ft.train.failures import is_out_of_memory
-from gemma_ft.train.fitting import fitted, needing_less
+from gemma_ft.train.fitting import fitted, needing_less, settled
 from gemma_ft.train.generation import answer
 from gemma_ft.train.loading import describe_model, load_for_training, load_reference, save_result
 from gemma_ft.train.progress import Progress
@@ -53,6 +56,10 @@ def tune(
     card: Callable[[Tuned], str],
 ) -> bool:
     """Train and save the result with its card; return whether it came to that, or somebody asked to stop."""
+    if ranks.count() > 1:
+        ranks.join()
+        part = _same_everywhere(settled(ranks.shared(config), base_folder, rows, run.path))
+        return _tune(run, part, base_folder, tokenizer, rows, control=control, progress=progress, card=card)
     now = fitted(run, config, base_folder, rows)
     while True:
         try:
@@ -66,6 +73,13 @@ def tune(
         torch.cuda.empty_cache()
         progress.warn(less.said, kind="out_of_memory", **less.changes)
         now = less.config
+
+
+def _same_everywhere(config: RunConfig) -> RunConfig:
+    """Recompute activations in every process if one of them has to."""
+    needed = ranks.highest(int(config.training.gradient_checkpointing == "on"))
+    change = {"gradient_checkpointing": "on" if needed else "off"}
+    return config.model_copy(update={"training": config.training.model_copy(update=change)})
 
 
 def _tune(
@@ -85,7 +99,8 @@ def _tune(
     model = load_for_training(base_folder, config)
     base = describe_model(model)
     writing = run.path / ".writing"
-    shutil.rmtree(writing, ignore_errors=True)
+    if ranks.is_main():
+        shutil.rmtree(writing, ignore_errors=True)
     trainer = new_trainer(model, lambda: load_reference(base_folder, config), tokenizer, config, rows, writing)
     trained = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
     checkpointing = config.training.gradient_checkpointing == "on"
@@ -97,16 +112,17 @@ def _tune(
     with control.at_steps_only():
         _train(trainer, run, config)
         trained_whole = trainer.state.global_step >= trainer.state.max_steps
-        asked = control.asked()
+        asked = control.agreed()
         finished = asked is None or (trained_whole and asked != "cancel")
-        if finished:
+        if finished and ranks.is_main():
             progress.phase("saving the model")
             if config.training.keep_best:
                 _take_best(trainer, run, progress)
             save_result(trainer.model, tokenizer, writing / "model", config.model)
             (writing / "model" / "README.md").write_text(card(facts.tuned), encoding="utf-8")
             move_into_place(writing / "model", run.model)
-    shutil.rmtree(writing, ignore_errors=True)
+    if ranks.is_main():
+        shutil.rmtree(writing, ignore_errors=True)
     return finished
 
 
@@ -148,7 +164,8 @@ def _add_callbacks(
             if control.asked() is None:
                 progress.fact("sample", step=step, prompt=prompt, answer=text)
 
-    trainer.add_callback(TensorBoardCallback(SummaryWriter(str(run.tensorboard))))
+    if ranks.is_main():
+        trainer.add_callback(TensorBoardCallback(SummaryWriter(str(run.tensorboard))))
     training = config.training
     best = BestCallback(
         keep=training.keep_best, patience=training.early_stopping, every=training.eval_every, progress=progress
@@ -157,5 +174,6 @@ def _add_callbacks(
     trainer.add_callback(
         CheckpointCallback(run, writing, training.keep_checkpoints, progress, keep_best=training.keep_best)
     )
-    trainer.add_callback(SamplesCallback(ask))
+    if ranks.is_main():
+        trainer.add_callback(SamplesCallback(ask))
     trainer.add_callback(WishesCallback(control))

@@ -27,8 +27,8 @@ def add_api(services: Services) -> None:
         try:
             values = services.admitted(config)
         except ConfigError as exc:
-            return {**refused(exc), "xray": None}
-        return services.inspector.check(values, services.settings.hub_token)
+            return {**refused(exc), "xray": None, "fit": None, "doctor": []}
+        return services.inspector.full_check(values, services.settings.hub_token)
 
     @shows_errors
     def start_run(config: dict) -> str:  # type: ignore[type-arg]

@@ -48,35 +48,30 @@ class CreateTab:
             with gr.Step("Model", id=MODEL):
                 ModelStep(self.form, services)
                 self.token = _token_input(services)
-                self._moves(None, "Next: Data", MODEL)
+                self._moves(MODEL, "Next: Data", back=False)
             with gr.Step("Data", id=DATA):
                 self.data = DataStep(self.form, services)
-                self._moves("Back", "Next: Method", DATA)
+                self._moves(DATA, "Next: Method")
             with gr.Step("Method", id=METHOD):
                 MethodStep(self.form, services, self.token)
-                self._moves("Back", "Next: Review", METHOD)
+                self._moves(METHOD, "Next: Review")
             with gr.Step("Review", id=REVIEW):
                 self.review = ReviewStep(self.form)
-                with gr.Row(elem_classes="button-row"):
-                    self._back(REVIEW)
-                    self.start = gr.Button(
-                        "Start training", variant="primary", elem_id="start-button", interactive=False
-                    )
+                self._turn(self.review.back, METHOD)
 
     @property
     def held(self) -> list[Any]:
         """The token and every input, as the handlers get them."""
         return [self.token, *self.form.components]
 
-    def _moves(self, back: str | None, forth: str, place: int) -> None:
+    def _moves(self, place: int, forth: str, *, back: bool = True) -> None:
         with gr.Row(elem_classes="button-row"):
             if back:
-                self._back(place)
-            button = gr.Button(forth, variant="primary")
-        button.click(lambda: gr.Walkthrough(selected=place + 1), None, self.steps, **QUIET)
+                self._turn(gr.Button("Back"), place - 1)
+            self._turn(gr.Button(forth, variant="primary"), place + 1)
 
-    def _back(self, place: int) -> None:
-        gr.Button("Back").click(lambda: gr.Walkthrough(selected=place - 1), None, self.steps, **QUIET)
+    def _turn(self, button: gr.Button, place: int) -> None:
+        button.click(lambda: gr.Walkthrough(selected=place), None, self.steps, **QUIET)
 
 
 def build_create(services: Services, tabs: gr.Tabs) -> gr.Textbox:
@@ -97,7 +92,7 @@ def build_create(services: Services, tabs: gr.Tabs) -> gr.Textbox:
     changes = [tab.token.change, *(form[name].change for name in ("name", "publish.repo", "publish.private"))]
     filled = [tab.steps, tab.data.upload, tab.data.measured, *form.components]
     _wire_review(tab, services, [tab.steps.change, *changes], tab.try_it.click(fill, None, filled, **QUIET))
-    starting = tab.start.click(
+    starting = tab.review.start.click(
         press_start, tab.held, [started, tabs], show_progress="minimal", api_visibility="private"
     )
     starting.success(None, started, None, js=SHOW_RUN, api_visibility="private")
@@ -127,8 +122,8 @@ def _wire_review(tab: CreateTab, services: Services, changes: list[Any], filled:
     def press(event: gr.EventData) -> list[Any]:
         return pressed_changes(form, event)
 
-    checked = [step.verdict, step.whole, step.report, step.fit, tab.start, step.measure]
-    planned = [step.verdict, step.fit, step.doctor, tab.start, step.measure, step.planned, step.measured]
+    checked = [step.verdict, step.whole, step.report, step.fit, step.start, step.measure]
+    planned = [step.verdict, step.fit, step.doctor, step.start, step.measure, step.planned, step.measured]
     presses = [card.pressed(press, None, form.components, **QUIET) for card in (step.fit, step.doctor)]
     checks = [gr.on(changes, check, tab.held, checked, trigger_mode="always_last", **QUIET)]
     checks += [event.then(check, tab.held, checked, **QUIET) for event in (filled, *presses)]

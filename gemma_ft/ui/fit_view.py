@@ -57,7 +57,7 @@ def measured_html(found: Mapping[str, Any], fit: Fit | None) -> str:
         steps = fit["plan"]["steps"]
         most = steps * found["step_seconds"]
         least = most * min(1.0, found["run_tokens"] / max(1, found["step_tokens"]))
-        tiles.append(("The whole run", f"{duration(least)} to {duration(most)}", f"{steps:,} steps at this pace"))
+        tiles.append(("The whole run", _range(least, most), f"{steps:,} steps at this pace"))
     return f'<div class="fit measured"><h3>Measured on this machine</h3>{_tiles(tiles)}</div>'
 
 
@@ -124,7 +124,7 @@ def _plan(fit: Fit) -> str:
     low, high = plan["seconds_low"], plan["seconds_high"]
     tiles = [
         ("Steps", f"{plan['steps']:,}", f"{count(plan['tokens'])} tokens, {count(plan['supervised_tokens'])} learned"),
-        ("Time", f"{duration(low)} to {duration(high)}", "a rough estimate; Measure makes it a figure"),
+        ("Time", _range(low, high), "a rough estimate; Measure makes it a figure"),
         ("Disk", size(plan["disk_bytes"]), f"checkpoints and result; {size(fit['machine']['disk_free'])} are free"),
         (
             "Cheapest that fits",
@@ -174,7 +174,13 @@ def _prices(fit: Fit) -> str:
 
 
 def _hours(hours: Sequence[float]) -> str:
-    return f"{duration(hours[0] * 3600)} to {duration(hours[1] * 3600)}"
+    return _range(hours[0] * 3600, hours[1] * 3600)
+
+
+def _range(least: float, most: float) -> str:
+    """Say a range of seconds; one figure when the ends look the same."""
+    low, high = duration(least), duration(most)
+    return low if low == high else f"{low} to {high}"
 
 
 def _dollars(dollars: Sequence[float]) -> str:

@@ -26,7 +26,9 @@ class ModelStep:
     def __init__(self, form: Form, services: Services) -> None:
         with gr.Row():
             self.family = gr.Radio(list(FAMILIES), value=FAMILIES[0], label="Family", elem_id="model-family")
-            self.kind = gr.Radio([INSTRUCT, BASE], value=INSTRUCT, label="Kind", elem_id="model-kind", scale=0)
+            self.kind = gr.Radio(
+                [INSTRUCT, BASE], value=INSTRUCT, label="Kind", elem_id="model-kind", scale=0, min_width=300
+            )
         machine = this_machine(services.settings.home)
         shown = cards_html(offered(FAMILIES[0], INSTRUCT), DEMO_MODEL, machine)
         self.cards = gr.HTML(shown, js_on_load=PRESSES, apply_default_css=False, elem_id="model-cards")

@@ -72,9 +72,9 @@ def count(number: float | None) -> str:
     """Say a large number: 950, 1.2 M, 27.4 B."""
     if number is None:
         return DASH
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
-        if number >= size:
-            return f"{number / (1e3 if letter == 'k' else size):.1f} {letter}"
+    for least, unit, letter in ((0.9995e9, 1e9, "B"), (0.9995e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if number >= least:
+            return f"{number / unit:.1f} {letter}"
     return f"{number:,.0f}"
 
 

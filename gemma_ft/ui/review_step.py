@@ -27,7 +27,7 @@ LOOKING = '<div class="fit"><p class="hint">Reckoning …</p></div>'
 
 
 class ReviewStep:
-    """The step's components, laid out when this is made inside the step; `start` is for whoever starts runs."""
+    """The step's components, laid out when this is made inside the step."""
 
     def __init__(self, form: Form) -> None:
         self.verdict = gr.Markdown(elem_id="review-verdict")
@@ -40,6 +40,9 @@ class ReviewStep:
         with gr.Accordion("Publish to the Hugging Face Hub (optional)", open=False):
             form["publish.repo"].render()
             form["publish.private"].render()
+        with gr.Row(elem_classes="button-row"):
+            self.back = gr.Button("Back")
+            self.start = gr.Button("Start training", variant="primary", elem_id="start-button", interactive=False)
         self.whole = gr.Code(
             language="yaml", label="The whole configuration", elem_id="review-config", interactive=False
         )

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from estimate.shapes import ROWS, SIZES, config, machine, shape
-from gemma_ft.check import plan as steps_of_check
 from gemma_ft.config import RunConfig, parse_config
 from gemma_ft.estimate.flavours import FLAVOURS, cheapest, live_flavours, price_list
 from gemma_ft.estimate.memory import decide_checkpointing, estimate_memory
@@ -96,12 +95,24 @@ def test_checkpointing_is_chosen_only_when_it_must() -> None:
     assert decide_checkpointing(config(gradient_checkpointing="on"), shape(TINY), ROWS, machine("a100-large"))
 
 
-@pytest.mark.parametrize("rows", [1, 7, 50, 999])
-@pytest.mark.parametrize("knobs", [{}, {"epochs": 0.3}, {"accumulation": 4}, {"max_steps": 5}, {"epochs": 2.5}])
-def test_the_steps_are_those_of_the_check(rows: int, knobs: dict[str, Any]) -> None:
-    given = config(**knobs)
-    plan = plan_run(given, shape(TINY), replace(ROWS, train_rows=rows), machine("l4x1"))
-    assert plan.steps == steps_of_check(given, rows) == optimizer_steps(given, rows)
+@pytest.mark.parametrize(
+    ("rows", "knobs", "steps"),
+    [
+        (1, {}, 3),
+        (8, {}, 3),
+        (9, {}, 6),
+        (999, {}, 375),
+        (999, {"accumulation": 4}, 96),
+        (50, {"epochs": 0.3}, 3),
+        (50, {"epochs": 2.5}, 18),
+        (1, {"epochs": 0.01}, 1),
+        (999, {"max_steps": 5}, 5),
+    ],
+)
+def test_steps_are_whole_batches_of_each_epoch(rows: int, knobs: dict[str, Any], steps: int) -> None:
+    """The last batch of an epoch may be smaller; the steps of all epochs together are rounded up, as transformers does."""
+    plan = plan_run(config(**knobs), shape(TINY), replace(ROWS, train_rows=rows), machine("l4x1"))
+    assert plan.steps == optimizer_steps(config(**knobs), rows) == steps
 
 
 def test_a_plan_counts_tokens_time_and_disk() -> None:

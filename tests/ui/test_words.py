@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from gemma_ft import recipes
-from gemma_ft.check import plan
-from gemma_ft.config import RunConfig, knobs, parse_config
+from gemma_ft.config import knobs, parse_config
 from gemma_ft.errors import ConfigError, ErrorReport
 from gemma_ft.events import FactWriter
 from gemma_ft.jobs.manager import JobManager
@@ -18,10 +17,11 @@ from gemma_ft.monitor.facts import RunFacts, last_step
 from gemma_ft.monitor.log import read_log
 from gemma_ft.rundir import RunDir, RunState, StopProgress, create_run
 from gemma_ft.settings import Settings
-from gemma_ft.ui.create import describe_model, review_values
 from gemma_ft.ui.form import LEFT_OUT, Form
 from gemma_ft.ui.live import LiveRuns, first_and_last, thin
+from gemma_ft.ui.model_step import describe_model
 from gemma_ft.ui.present import count, duration, escape, remaining_seconds, view
+from gemma_ft.ui.review_step import check_values, plan_values
 from gemma_ft.ui.services import Services
 
 
@@ -127,28 +127,21 @@ def test_every_input_has_a_visible_label_and_help() -> None:
         assert component.info, path
 
 
-def test_the_plan_counts_steps_from_epochs_or_takes_max_steps() -> None:
-    training = RunConfig().training
-    assert plan(RunConfig(training=training.model_copy(update={"batch_size": 16, "epochs": 1.0})), 135) == 9
-    assert (
-        plan(RunConfig(training=training.model_copy(update={"batch_size": 8, "accumulation": 2, "epochs": 2})), 135)
-        == 18
-    )
-    assert plan(RunConfig(training=training.model_copy(update={"max_steps": 7})), 135) == 7
-
-
 def test_the_review_shows_the_whole_configuration_or_what_is_wrong(settings: Settings) -> None:
     services = Services(settings)
     form = Form()
     values = form.values(form.show(recipes.try_it()))
-    verdict, whole, start = review_values(services, values, "")
+    _, whole, report = check_values(services, values, "")
+    verdict, fit, doctor, ready, _ = plan_values(services, values, report, "")
     assert "Ready to start" in verdict
     assert parse_config(values).to_yaml() == whole
-    assert start["interactive"]
+    assert ready
+    assert "It fits" in fit
+    assert doctor.count('data-state="good"') == 10
     values["training"]["learning_rate"] = 5
-    verdict, whole, start = review_values(services, values, "")
+    verdict, whole, report = check_values(services, values, "")
     assert "training.learning\\_rate" in verdict
-    assert not start["interactive"]
+    assert plan_values(services, values, report, "") == ("", "", "", False, None)
 
 
 def test_a_visitor_of_a_space_cannot_name_files_of_the_server(tmp_path: Path) -> None:

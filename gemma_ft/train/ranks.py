@@ -1,0 +1,106 @@
+"""The processes that train together: which one this is, what they agree on, and how they share a batch.
+
+Each has a rank; the main one (0) tells the world and writes the results. Promises that everything here is a matter of
+course in a trainer that is alone, and that sharing a batch changes nothing about a step: it is made of as many rows.
+Weights are copied to every process (DDP); they are not sharded yet. Imports torch only once there is something to
+agree on.
+"""
+
+from __future__ import annotations
+
+import os
+
+from gemma_ft.config import RunConfig
+from gemma_ft.errors import ConfigError, GemmaFtError
+
+LOST_PEER = ("closed by peer", "reset by peer", "Broken pipe", "remote process has exited", "NCCL")
+"""Words in the errors of gloo and NCCL when another process is gone."""
+
+
+class PeerLost(GemmaFtError):
+    """Another of the processes that train together ended; the run goes on from its last checkpoint when resumed."""
+
+    kind = "killed"
+    title = "One of the training processes ended"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The processes train together, and one of them ended without giving a reason. Most often the system killed "
+            "it because memory ran out.",
+            "Read the end of the log; use a smaller batch or fewer processes, and resume the run.",
+        )
+
+
+def count() -> int:
+    """Return how many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Tell whether this is the process that writes facts and results."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def require_possible(config: RunConfig) -> None:
+    """Raise `ConfigError` unless this many processes can do what the configuration asks for."""
+    asked = config.compute.processes
+    if asked > 1 and asked != count():
+        raise ConfigError(
+            f"compute.processes: {asked} GPUs are wanted, and this machine has fewer.",
+            "Set it to 0 to use those that there are.",
+        )
+    if config.compute.sharding == "on":
+        raise ConfigError(
+            "compute.sharding: spreading the weights over several GPUs is not there yet.",
+            "Set it to auto or off; for a large model use QLoRA.",
+        )
+
+
+def shared(config: RunConfig) -> RunConfig:
+    """Return the configuration of one process, so that a step of all together has the rows that it had of one.
+
+    Raises `ConfigError` when neither the rows of a batch nor the batches of a step can be divided.
+    """
+    number, training = count(), config.training
+    if training.batch_size % number == 0:
+        change = {"batch_size": training.batch_size // number}
+    elif training.accumulation % number == 0:
+        change = {"accumulation": training.accumulation // number}
+    else:
+        raise ConfigError(
+            f"training.batch_size: {training.batch_size} rows cannot be divided among {number} GPUs.",
+            f"Make it a multiple of {number}.",
+        )
+    return config.model_copy(update={"training": training.model_copy(update=change)})
+
+
+def join() -> None:
+    """Meet the other processes, if there are any: over NCCL on GPUs, else over gloo."""
+    if count() == 1:
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def highest(value: int) -> int:
+    """Return the highest value that any process gives. All of them have to call it, at the same point."""
+    if count() == 1:
+        return value
+    import torch
+
+    held = torch.tensor([value], device="cuda" if torch.cuda.is_available() else "cpu")
+    torch.distributed.all_reduce(held, op=torch.distributed.ReduceOp.MAX)
+    return int(held.item())
+
+
+def wait() -> None:
+    """Wait until every process has come here."""
+    highest(0)
+
+
+def lost_peer(exc: BaseException) -> bool:
+    """Tell whether an error only says that another process is gone."""
+    return count() > 1 and isinstance(exc, RuntimeError) and any(words in str(exc) for words in LOST_PEER)
