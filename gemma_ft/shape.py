@@ -31,7 +31,7 @@ class ModelShape:
     `parameters` = `language` + `towers`: full tuning trains the language model and leaves the towers (vision, audio,
     and what projects them) as they are. Of `language`, `embedding` are tables that are looked up (the output layer
     shares them), and `per_layer_embedding` those of Gemma 3n and 4 that are looked up at every layer.
-    `quantisable` are the weights that 4-bit loading turns into 4 bits; experts are not among them.
+    `quantisable` are the weights that QLoRA keeps in 4 bits: those of the layers that adapters go on, not the experts.
     `active` are the weights that work on each token (all but tables, towers and unused experts, the output layer
     included). `window` is the reach of sliding attention, `full_attention_layers` how many layers see everything.
     `heads`, `kv_heads` and `head_dim` are those of the first layer (Gemma 4 has others where a layer sees everything);

@@ -1,6 +1,7 @@
 """The measurement of a run that is asked for on the page: data and model are found as the run would find them.
 
-Promises the first rows that the run would train on, longest first. Tells `progress` in steps; a page that leaves ends it.
+Promises the first rows that the run would train on, longest first. Tells `progress` in steps; a page that leaves
+ends it.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gemma_ft.rundir import RunDir
@@ -110,6 +111,11 @@ class WishesCallback(TrainerCallback):
 
     def __init__(self, control: Control) -> None:
         self._control = control
+        self._chance: tuple[torch.Tensor, list[torch.Tensor]] | None = None
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        self._chance = torch.get_rng_state(), on_gpus
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -118,7 +124,17 @@ class WishesCallback(TrainerCallback):
             self._leave(control, asked)
         return control
 
-    on_substep_end = on_step_end
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Leave between accumulated batches; the whole step is made again later, so its chance is given back."""
+        if asked := self._control.agreed():
+            if self._chance is not None:
+                torch.set_rng_state(self._chance[0])
+                if self._chance[1]:
+                    torch.cuda.set_rng_state_all(self._chance[1])
+            self._leave(control, asked)
+        return control
 
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -119,7 +119,9 @@ def _measure(model: Any) -> ModelShape:
         towers=parameters - language,
         embedding=embedding.numel(),
         per_layer_embedding=per_layer_embedding,
-        quantisable=sum(module.weight.numel() for _, module in linears),
+        quantisable=sum(
+            module.weight.numel() for name, module in linears if name.rpartition(".")[2] in ATTENTION + MLP
+        ),
         active=language - looked_up - unused,
         experts=experts[0].shape[0] if experts else 0,
         softcapped=getattr(text, "attn_logit_softcapping", None) is not None,

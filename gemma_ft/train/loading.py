@@ -28,8 +28,6 @@ from gemma_ft.train.tokenizer import load_tokenizer
 
 LAYERS: dict[Targets, tuple[str, ...]] = {"all": ATTENTION + MLP, "attention": ATTENTION, "mlp": MLP}
 """The linear layers of each group of targets."""
-CLAMPED = ("prediction_coefs", "correction_coefs")
-"""Small layers of Gemma 3n whose weights are clamped while it works, which 4 bits do not allow."""
 
 
 def computing(wanted: str) -> torch.dtype:
@@ -57,8 +55,9 @@ def load_reference(folder: Path, config: RunConfig) -> Any:
 
 
 def load_model(folder: Path, wanted_precision: str, *, in_4_bits: bool = False) -> Any:
-    """Return the model with its weights in the format that computes, or its linear layers in 4 bits (NF4 with double
-    quantisation, https://arxiv.org/abs/2305.14314). It is on the CPU, but in 4 bits where it will compute.
+    """Return the model with its weights in the format that computes; `in_4_bits` has exactly the layers that adapters
+    go on in NF4 with double quantisation (https://arxiv.org/abs/2305.14314). It is on the CPU, but in 4 bits where it
+    will compute.
 
     Raises `ModelError`.
     """
@@ -66,15 +65,20 @@ def load_model(folder: Path, wanted_precision: str, *, in_4_bits: bool = False) 
     if not in_4_bits:
         return _load(folder, dtype=dtype)
     with torch.device("meta"):
-        kept = list(towers(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))))
+        empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
     four_bits = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=["lm_head", *kept, *CLAMPED],
+        llm_int8_skip_modules=[f"(?!{adapter_targets(empty, 'all')}).*"],
     )
-    return _load(folder, dtype=dtype, quantization_config=four_bits)
+    model = _load(folder, dtype=dtype, quantization_config=four_bits)
+    for module in model.modules():
+        # On processors with bfloat16, bitsandbytes repacks the weights for an evaluation into a form without gradients.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def _load(folder: Path, **how: Any) -> Any:

@@ -110,7 +110,7 @@ def test_checkpointing_is_chosen_only_when_it_must() -> None:
     ],
 )
 def test_steps_are_whole_batches_of_each_epoch(rows: int, knobs: dict[str, Any], steps: int) -> None:
-    """The last batch of an epoch may be smaller; the steps of all epochs together are rounded up, as transformers does."""
+    """The last batch of an epoch may be smaller; the steps of all epochs together are rounded up."""
     plan = plan_run(config(**knobs), shape(TINY), replace(ROWS, train_rows=rows), machine("l4x1"))
     assert plan.steps == optimizer_steps(config(**knobs), rows) == steps
 
