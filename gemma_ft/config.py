@@ -285,6 +285,14 @@ class RunConfig(Section):
             raise ValueError(f"training.{which}: it needs measurements on the way; set training.eval_every")
         return self
 
+    def changed(self, changes: Mapping[str, Any]) -> RunConfig:
+        """Return the config with other values of some knobs (`training.batch_size`). Raises `ConfigError`."""
+        values = self.model_dump(mode="json")
+        for path, value in changes.items():
+            section, _, name = path.rpartition(".")
+            (values[section] if section else values)[name] = value
+        return parse_config(values)
+
     def to_yaml(self) -> str:
         """Return the config as YAML that `parse_config` reads back to an equal value."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -9,14 +9,14 @@ that the library knows) is handed in. Whether the data can be used is told by `c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from gemma_ft.catalog import find
-from gemma_ft.config import DEMO_MODEL, RunConfig, parse_config
+from gemma_ft.config import DEMO_MODEL, RunConfig
 from gemma_ft.hardware import Machine
 from gemma_ft.hub import rights
 from gemma_ft.shape import ModelShape
@@ -118,15 +118,6 @@ def examine(
         installed=installed,
     )
     return [finding for look in LINES if (finding := look(case))]
-
-
-def with_fix(config: RunConfig, fix: Mapping[str, Any]) -> RunConfig:
-    """Return the configuration with a remedy applied. Raises `ConfigError` when the two do not go together."""
-    values = config.model_dump()
-    for path, value in fix.items():
-        section, _, name = path.rpartition(".")
-        (values[section] if section else values)[name] = value
-    return parse_config(values)
 
 
 def _licence(case: Case) -> Finding:
@@ -270,7 +261,7 @@ def _disk(case: Case) -> Finding:
     if case.tuning == "full":
         tried += [(adapter, "Train an adapter"), (fewer | adapter, "Train an adapter, keep one checkpoint")]
     for fix, label in tried:
-        if case.disk_needed(with_fix(case.config, fix)) <= free:
+        if case.disk_needed(case.config.changed(fix)) <= free:
             return Finding(name=name, state="bad", text=text, fix=fix, fix_label=label)
     return Finding(name=name, state="bad", text=f"{text} Make room, or choose a smaller model.")
 

@@ -42,7 +42,10 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "check": (WORDS | {"data", "estimate", "hub"}, set()),
     "fit": (WORDS | {"estimate"}, set()),
     "doctor": (WORDS | {"data", "estimate", "hub", "monitor"}, set()),
-    "train": (WORDS | {"data", "estimate", "hub", "monitor"}, TORCH | {"huggingface_hub", "filelock", "jinja2", "psutil"}),
+    "train": (
+        WORDS | {"data", "estimate", "hub", "monitor"},
+        TORCH | {"huggingface_hub", "filelock", "jinja2", "psutil"},
+    ),
     "engine": (WORDS | {"data", "estimate", "monitor", "hub", "train", "check", "doctor", "fit"}, TORCH),
     "ui": (
         WORDS | {"data", "estimate", "jobs", "monitor", "hub", "check", "engine.client"},

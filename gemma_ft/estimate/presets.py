@@ -12,7 +12,7 @@ from typing import Any, Literal
 from gemma_ft.config import RunConfig
 from gemma_ft.estimate.memory import estimate_memory
 from gemma_ft.estimate.plan import optimizer_steps
-from gemma_ft.estimate.remedies import STEP, changed_config, remedies
+from gemma_ft.estimate.remedies import STEP, remedies
 from gemma_ft.estimate.workload import Workload, sequences
 from gemma_ft.hardware import Machine
 from gemma_ft.shape import ModelShape
@@ -77,7 +77,7 @@ def _draft(
         "training.early_stopping": 0,
         "training.eval_every": 50,
     }
-    return changed_config(config, changes)
+    return config.changed(changes)
 
 
 def _epochs(name: Preset, workload: Workload) -> float:
@@ -118,7 +118,7 @@ def _with_batch(draft: RunConfig, shape: ModelShape, workload: Workload, machine
     size = min(rows, largest)
     while True:
         changes = {"training.batch_size": size, "training.accumulation": rows // size}
-        sized = changed_config(draft, changes)
+        sized = draft.changed(changes)
         if size == 1 or _fits(sized, shape, workload, machine):
             return sized
         size //= 2
@@ -132,7 +132,7 @@ def _made_to_fit(
     enough = next((remedy for remedy in found if remedy.fits == "fits"), None)
     if enough is None:
         return smallest
-    return _with_batch(changed_config(smallest, enough.changes), shape, workload, machine, largest)
+    return _with_batch(smallest.changed(enough.changes), shape, workload, machine, largest)
 
 
 def _fits(config: RunConfig, shape: ModelShape, workload: Workload, machine: Machine) -> bool:
@@ -145,4 +145,4 @@ def _with_rhythm(name: Preset, config: RunConfig, workload: Workload) -> RunConf
     most = min(steps, QUICK_STEPS) if name == "quick" else steps
     every = max(1, most // EVALUATIONS)
     changes = {"training.eval_every": every, "training.save_every": every}
-    return changed_config(config, changes | ({"training.max_steps": most} if most < steps else {}))
+    return config.changed(changes | ({"training.max_steps": most} if most < steps else {}))

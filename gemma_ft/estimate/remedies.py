@@ -6,12 +6,12 @@ more of them added up learn the same, activations computed twice do too. Changes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from gemma_ft.config import RunConfig, parse_config
+from gemma_ft.config import RunConfig
 from gemma_ft.estimate.memory import Fits, Memory, decide_checkpointing, estimate_memory
 from gemma_ft.estimate.workload import Workload
 from gemma_ft.hardware import Machine
@@ -48,7 +48,7 @@ class _Situation:
     machine: Machine
 
     def memory(self, changes: Changes) -> Memory:
-        changed = changed_config(self.config, changes)
+        changed = self.config.changed(changes)
         return estimate_memory(changed, self.shape, self.workload.cut_to(changed.training.max_length), self.machine)
 
 
@@ -77,15 +77,6 @@ def remedies(config: RunConfig, shape: ModelShape, workload: Workload, machine: 
     if any(remedy.fits == "fits" for remedy in useful):
         return useful
     return [*useful, *_combination(now, ideas)]
-
-
-def changed_config(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
-    """Return the config with other values of some knobs. Raises `ConfigError` when they do not go together."""
-    values = config.model_dump(mode="json")
-    for name, value in changes.items():
-        section, _, knob = name.partition(".")
-        values[section][knob] = value
-    return parse_config(values)
 
 
 def _combination(now: _Situation, ideas: list[tuple[_Idea, list[Changes]]]) -> Iterator[Remedy]:

@@ -39,7 +39,7 @@ def fitted(run: RunDir, config: RunConfig, base_folder: Path, rows: Rows) -> Run
     facts, _ = read_facts(run.events)
     failures = [fact for fact in facts if fact.get("event") == "warning" and fact.get("kind") == "out_of_memory"]
     if failures:
-        config = _changed(config, {name: failures[-1][name] for name in FACT_FIELDS})
+        config = config.changed({f"training.{name}": failures[-1][name] for name in FACT_FIELDS})
     return settled(config, base_folder, rows, run.path)
 
 
@@ -48,7 +48,7 @@ def settled(config: RunConfig, base_folder: Path, rows: Rows, disk: Path) -> Run
     if config.training.gradient_checkpointing != "auto":
         return config
     needed = decide_checkpointing(config, inspect(base_folder), workload_of(rows), this_machine(disk))
-    return _changed(config, {"gradient_checkpointing": "on" if needed else "off"})
+    return config.changed({"training.gradient_checkpointing": "on" if needed else "off"})
 
 
 def needing_less(config: RunConfig) -> Less | None:
@@ -68,7 +68,8 @@ def needing_less(config: RunConfig) -> Less | None:
         said = "activations are now computed twice instead of kept (gradient checkpointing)"
     else:
         return None
-    return Less(_changed(config, changes), changes, f"Memory ran out; {said}. It goes on from the last checkpoint.")
+    less = config.changed({f"training.{name}": value for name, value in changes.items()})
+    return Less(less, changes, f"Memory ran out; {said}. It goes on from the last checkpoint.")
 
 
 def workload_of(rows: Rows) -> Workload:
@@ -86,7 +87,3 @@ def workload_of(rows: Rows) -> Workload:
 
 def _sequences(row: Row) -> tuple[Any, ...]:
     return row.sequences if isinstance(row, EncodedPair) else (row,)
-
-
-def _changed(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
-    return config.model_copy(update={"training": config.training.model_copy(update=changes)})

@@ -90,9 +90,16 @@ def measure(
     per_step = config.training.batch_size * config.training.accumulation
     longest = sorted(rows, key=_length, reverse=True)
     asked = list(islice(cycle(longest), STEPS * per_step))
-    given = {"max_steps": STEPS, "eval_every": 0, "save_every": 0, "log_every": 1}
-    steps = {**given, "keep_best": False, "early_stopping": 0}
-    brief = config.model_copy(update={"training": config.training.model_copy(update=steps)})
+    brief = config.changed(
+        {
+            "training.max_steps": STEPS,
+            "training.eval_every": 0,
+            "training.save_every": 0,
+            "training.log_every": 1,
+            "training.keep_best": False,
+            "training.early_stopping": 0,
+        }
+    )
     torch.manual_seed(config.training.seed)
     with tempfile.TemporaryDirectory(prefix="gemma-ft-measure-") as writing:
         model = load_for_training(folder, brief)

@@ -14,7 +14,7 @@ from gemma_ft.estimate.flavours import FLAVOURS, cheapest, live_flavours, price_
 from gemma_ft.estimate.memory import decide_checkpointing, estimate_memory
 from gemma_ft.estimate.plan import optimizer_steps, plan_run
 from gemma_ft.estimate.presets import LABELS, PRESETS, Preset, preset
-from gemma_ft.estimate.remedies import changed_config, remedies
+from gemma_ft.estimate.remedies import remedies
 from gemma_ft.estimate.workload import Workload, sequences
 
 ONE_B, FOUR_B, TINY = "google/gemma-3-1b-it", "google/gemma-3-4b-it", "demo/gemma-3-tiny"
@@ -219,7 +219,7 @@ def test_remedies_are_true(where: str, knobs: dict[str, Any]) -> None:
     found = remedies(given, shape(FOUR_B), ROWS, machine(where))
     assert found
     for remedy in found:
-        changed = changed_config(given, remedy.changes)
+        changed = given.changed(remedy.changes)
         after = estimate_memory(changed, shape(FOUR_B), ROWS.cut_to(changed.training.max_length), machine(where))
         assert remedy.memory == after
         assert after.high < before.high

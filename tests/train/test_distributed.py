@@ -85,6 +85,7 @@ def two_that_train(settings: Settings) -> tuple[JobManager, RunDir, list[psutil.
 
 
 @pytest.mark.train
+@pytest.mark.slow
 def test_a_stop_saves_once_and_the_run_goes_on_where_it_was(demo_settings: Settings) -> None:
     manager, run, processes = two_that_train(demo_settings)
     manager.stop(run.run_id)
@@ -115,6 +116,7 @@ def test_a_process_that_is_killed_fails_the_run_and_leaves_nothing(demo_settings
 
 
 @pytest.mark.train
+@pytest.mark.slow
 def test_processes_whose_launcher_and_supervisor_are_killed_leave(demo_settings: Settings) -> None:
     manager, run, processes = two_that_train(demo_settings)
     supervisor = manager.state(run).supervisor

@@ -136,9 +136,7 @@ def test_a_preset_fills_in_and_a_remedy_of_the_doctor_lets_it_start(
 
 @pytest.mark.browser
 @pytest.mark.train
-def test_measure_makes_three_steps_and_shows_them(
-    start_app: Callable[[], App], open_page: Callable[..., Page]
-) -> None:
+def test_measure_makes_three_steps_and_shows_them(start_app: Callable[[], App], open_page: Callable[..., Page]) -> None:
     app = start_app()
     page = open_page(app.url)
     page.locator("#try-button").click()

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, free_port
 from gemma_ft.catalog import find
 from gemma_ft.config import RunConfig, parse_config
-from gemma_ft.doctor import LINES, Finding, examine, with_fix
+from gemma_ft.doctor import LINES, Finding, examine
 from gemma_ft.hardware import Gpu, Machine
 from gemma_ft.recipes import try_it
 from gemma_ft.shape import ModelShape
@@ -150,7 +150,7 @@ def test_publishing_is_tried_before_anything_is_trained(
     assert said in found.text
     if state == "bad":
         assert found.fix
-        assert card(with_fix(config, found.fix), token=token)["Publishing"].state == "good"
+        assert card(config.changed(found.fix), token=token)["Publishing"].state == "good"
 
 
 def test_a_hub_that_is_not_there_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,8 +264,8 @@ def test_a_disk_that_is_too_small_is_told_with_what_helps(
         assert "smaller model" in found.text
         return
     assert found.fix_label
-    assert card(with_fix(config, fix), disk_needed=needs, disk_free=free * GB)["Disk"].state == "good"
-    assert card(with_fix(config, fix))["Learning rate"].state == "good" or "learning_rate" not in str(fix)
+    assert card(config.changed(fix), disk_needed=needs, disk_free=free * GB)["Disk"].state == "good"
+    assert card(config.changed(fix))["Learning rate"].state == "good" or "learning_rate" not in str(fix)
 
 
 def test_sizes_are_written_for_people(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_an_odd_learning_rate_is_told_and_mended(tmp_path: Path, objective: str,
     assert found.state == "warning"
     assert ("low" if rate < 1e-6 else "high") in found.text
     assert found.fix
-    assert card(with_fix(config, found.fix))["Learning rate"].state == "good"
+    assert card(config.changed(found.fix))["Learning rate"].state == "good"
 
 
 def test_a_rate_is_judged_by_its_method(tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ def test_qlora_needs_its_package_and_likes_a_gpu(tmp_path: Path, here: Machine, 
     assert len(found) == len(LINES)
     assert found["4 bits"].state == state
     if found["4 bits"].fix:
-        assert "4 bits" not in card(with_fix(config, found["4 bits"].fix))
+        assert "4 bits" not in card(config.changed(found["4 bits"].fix))
 
 
 def test_the_doctor_loads_no_torch() -> None:
