@@ -55,11 +55,6 @@ def _without_nul(text: str) -> str:
     return text
 
 
-def on_or_off(value: object) -> object:
-    """Return the words that YAML takes for a truth value as words again."""
-    return ("on" if value else "off") if isinstance(value, bool) else value
-
-
 class Section(BaseModel):
     """Base of the sections: frozen, and a key nobody knows is an error."""
 
@@ -222,7 +217,7 @@ class TrainingConfig(Section):
     @field_validator("gradient_checkpointing", mode="before")
     @classmethod
     def _yaml_reads_on_and_off_as_truth(cls, value: object) -> object:
-        return on_or_off(value)
+        return ("on" if value else "off") if isinstance(value, bool) else value
 
 
 class EvaluationConfig(Section):
@@ -253,14 +248,6 @@ class ComputeConfig(Section):
     processes: int = knob(
         0, "How many GPUs train together, each on its own part of every batch; 0 takes all there are.", ge=0, le=64
     )
-    sharding: Literal["auto", "off", "on"] = knob(
-        "auto", "Spread the weights over the GPUs (FSDP) instead of a copy on each; auto only if a copy does not fit."
-    )
-
-    @field_validator("sharding", mode="before")
-    @classmethod
-    def _yaml_reads_on_and_off_as_truth(cls, value: object) -> object:
-        return on_or_off(value)
 
 
 class RunConfig(Section):

@@ -12,6 +12,7 @@ for less memory; weights that are not trained are kept in the format that comput
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,8 @@ def load_model(folder: Path, wanted_precision: str, *, in_4_bits: bool = False) 
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=[f"(?!{adapter_targets(empty, 'all')}).*"],
     )
-    model = _load(folder, dtype=dtype, quantization_config=four_bits)
+    place = {"": int(os.environ.get("LOCAL_RANK", "0"))} if torch.cuda.is_available() else None
+    model = _load(folder, dtype=dtype, quantization_config=four_bits, device_map=place)
     for module in model.modules():
         # On processors with bfloat16, bitsandbytes repacks the weights for an evaluation into a form without gradients.
         if hasattr(module, "support_avx512bf16_for_cpu"):

@@ -49,11 +49,6 @@ def require_possible(config: RunConfig) -> None:
             f"compute.processes: {asked} GPUs are wanted, and this machine has fewer.",
             "Set it to 0 to use those that there are.",
         )
-    if config.compute.sharding == "on":
-        raise ConfigError(
-            "compute.sharding: spreading the weights over several GPUs is not there yet.",
-            "Set it to auto or off; for a large model use QLoRA.",
-        )
 
 
 def shared(config: RunConfig) -> RunConfig:

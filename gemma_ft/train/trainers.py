@@ -146,6 +146,7 @@ def _arguments(config: RunConfig, writing: Path, *, has_validation: bool) -> dic
         "data_seed": training.seed,
         "bf16": half,
         "use_cpu": not torch.cuda.is_available(),
+        "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "include_num_input_tokens_seen": "non_padding",
         "max_length": None,

@@ -61,8 +61,8 @@ class MethodStep:
                 for row in rows:
                     with gr.Row():
                         _knobs(form, "training", row)
-        with gr.Accordion("Several GPUs", open=False), gr.Row():
-            _knobs(form, "compute", ("processes", "sharding"))
+        with gr.Accordion("Several GPUs", open=False):
+            _knobs(form, "compute", ("processes",))
         with gr.Accordion("Questions to ask while it trains", open=False), gr.Row():
             _knobs(form, "evaluation", ("prompts", "max_new_tokens"))
 
