@@ -42,6 +42,7 @@ def main(path: str) -> int:
         datefmt="%H:%M:%S",
     )
     logging.getLogger("httpx2").setLevel(logging.WARNING)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.simplefilter("ignore", FutureWarning)
     facts = FactWriter(run.events, secret=token)
     attempt = run.state().attempt

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -132,6 +135,31 @@ def test_a_preset_fills_in_and_a_remedy_of_the_doctor_lets_it_start(
     expect(page.locator("#review-config")).to_contain_text("optimizer: adamw")
     expect(page.locator("#review-doctor li[data-state='good']")).to_have_count(10)
     expect(page.locator("#start-button")).to_be_enabled()
+
+
+@pytest.mark.browser
+def test_one_press_makes_a_run_fit_that_learns_the_same(
+    start_app: Callable[[], App], open_page: Callable[..., Page], tmp_path: Path
+) -> None:
+    data = tmp_path / "long.jsonl"
+    rows = [{"prompt": f"Say {n}", "completion": f"word {n} " * 6000} for n in range(12)]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    page = open_page(start_app().url)
+    page.get_by_role("button", name="Next: Data").click()
+    page.get_by_label("A file of mine").check()
+    page.get_by_label("File or folder on this machine").fill(str(data))
+    expect(page.locator("#data-verdict")).to_contain_text("11 to train on", timeout=60_000)
+    page.get_by_role("button", name="Next: Method").click()
+    page.get_by_label("Batch size").fill("1024")
+    page.get_by_label("Max length").fill("16384")
+    page.get_by_role("button", name="Next: Review").click()
+    expect(page.locator("#review-fit")).to_contain_text("It does not fit", timeout=60_000)
+    page.locator("#review-fit .remedies button").filter(has_text="atches of").first.click()
+    expect(page.locator("#review-fit")).to_contain_text("It fits", timeout=60_000)
+    whole = page.locator("#review-config").inner_text()
+    size, added = (int(re.findall(rf"{name}: (\d+)", whole)[0]) for name in ("batch_size", "accumulation"))
+    assert size * added == 1024
+    assert size < 1024
 
 
 @pytest.mark.browser
