@@ -21,10 +21,9 @@ from typing import Annotated, Any, ParamSpec
 import typer
 
 from gemma_ft import __version__
-from gemma_ft.config import RunConfig, load_config
+from gemma_ft.config import load_config
 from gemma_ft.engine.client import EngineClient
 from gemma_ft.errors import ConfigError, DataError, GemmaFtError, RunNotFound
-from gemma_ft.estimate.plan import optimizer_steps
 from gemma_ft.jobs.manager import JobManager
 from gemma_ft.jobs.spawn import PROJECT_ROOT, own_environment
 from gemma_ft.monitor.log import read_log
@@ -92,7 +91,7 @@ def check_command(config_file: ConfigFile, as_json: AsJson = False) -> None:
         typer.echo(json.dumps(report, ensure_ascii=False))
     else:
         _tell_problems(report["problems"])
-        _tell_data(config, report)
+        _tell_data(report)
         _tell_fit(report)
         typer.echo("Ready to start." if report["ok"] else "Not ready.")
     raise typer.Exit(0 if report["ok"] else BAD_INPUT)
@@ -247,7 +246,7 @@ def _inspector() -> Iterator[EngineClient]:
         inspector.close()
 
 
-def _tell_data(config: RunConfig, report: dict[str, Any]) -> None:
+def _tell_data(report: dict[str, Any]) -> None:
     """Print the figures of the data and of its X-ray, as far as there are any."""
     if data := report["data"]:
         typer.echo("\n".join(data["notes"]), nl=bool(data["notes"]))
@@ -255,7 +254,7 @@ def _tell_data(config: RunConfig, report: dict[str, Any]) -> None:
         typer.echo(f"Format {data['format']} ({mapping}).")
         train, held_out = data["expected"]
         first = "" if data["complete"] else f"Going by the first {data['looked_at']:,} rows: about "
-        typer.echo(f"{first}{train} rows to train on, {held_out} held out, {optimizer_steps(config, train)} steps.")
+        typer.echo(f"{first}{train} rows to train on, {held_out} held out.")
     if xray := report["xray"]:
         typer.echo(
             f"{xray['tokens']:,} tokens in {xray['rows']:,} rows, {xray['supervised_fraction']:.0%} of them trained; "

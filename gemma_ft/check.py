@@ -30,6 +30,9 @@ def check(config: RunConfig, *, has_token: bool, look: Callable[[], Survey]) -> 
         problems.append(_error("token", "There is no Hub token to publish with.", fix))
     if config.model.is_path and not Path(config.model.id).is_dir():
         problems.append(_error("model", f"There is no folder {config.model.id}.", "Check the path of the model."))
+    elif Path(config.model.id).is_dir() and not any(Path(config.model.id).glob("*.safetensors")):
+        what = f"The folder {config.model.id} holds no weights (*.safetensors)."
+        problems.append(_error("weights", what, "Give the folder of a whole model, saved by transformers."))
     try:
         found = look()
     except NotHereYet as exc:

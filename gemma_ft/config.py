@@ -31,6 +31,8 @@ Targets = Literal["all", "attention", "mlp"]
 LONGEST_LENGTH = 131_072
 """Tokens; the longest row that can be asked for."""
 LONGEST_NAME = 255
+MOST_ACCUMULATED, MOST, MOST_SEED = 1024, 10_000_000, 2**32 - 1
+"""Of batches that are added up, of steps (more can only be a mistake), and NumPy's largest seed."""
 REPO_NAME = re.compile(r"^([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*$")
 
 
@@ -64,7 +66,12 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """Which Gemma is tuned."""
 
-    id: str = knob(DEMO_MODEL, "The offline demo, a Gemma on the Hugging Face Hub, or a local folder.", min_length=1)
+    id: str = knob(
+        DEMO_MODEL,
+        "The offline demo, a Gemma on the Hugging Face Hub, or a local folder.",
+        min_length=1,
+        max_length=500,
+    )
     revision: str | None = knob(None, "Branch, tag or commit of a Hub model; empty means its main branch.")
     precision: Literal["auto", "bfloat16", "float32"] = knob(
         "auto",
@@ -107,9 +114,11 @@ class DataConfig(Section):
     )
     validation_split: str | None = knob(None, "A split of the data set to measure progress with, such as `validation`.")
     validation_path: str | None = knob(None, "A second file to measure progress with.")
-    max_rows: int | None = knob(None, "Use at most this many rows; empty (0 on the page) means all.", unit="rows", ge=2)
+    max_rows: int | None = knob(
+        None, "Use at most this many rows; empty (0 on the page) means all.", unit="rows", ge=2, le=100 * MOST
+    )
     shuffle: bool = knob(True, "Mix the rows before they are split.")
-    seed: int = knob(42, "Seed of the mixing and the split.", ge=0)
+    seed: int = knob(42, "Seed of the mixing and the split.", ge=0, le=MOST_SEED)
     drop_bad_rows: bool = knob(False, "Leave out rows that cannot be used instead of refusing to start.")
 
     @field_validator("path", "validation_path")
@@ -168,7 +177,11 @@ class TrainingConfig(Section):
 
     epochs: float = knob(3.0, "How often each row is seen.", unit="passes over the data", gt=0, le=1000)
     max_steps: int | None = knob(
-        None, "Stop after this many optimizer steps; empty (0 on the page) lets the epochs decide.", unit="steps", ge=1
+        None,
+        "Stop after this many optimizer steps; empty (0 on the page) lets the epochs decide.",
+        unit="steps",
+        ge=1,
+        le=MOST,
     )
     learning_rate: float = knob(
         2e-4, "Size of a step; LoRA likes about 2e-4, full tuning 2e-5, DPO a tenth of that or less.", gt=0, le=1
@@ -181,7 +194,9 @@ class TrainingConfig(Section):
     weight_decay: float = knob(0.0, "Pull of the trained weights towards zero.", ge=0, le=1)
     max_grad_norm: float = knob(1.0, "Longer gradients are shortened to this norm.", gt=0)
     batch_size: int = knob(8, "Rows that go through the model at once.", unit="rows", ge=1, le=1024)
-    accumulation: int = knob(1, "Batches that are added up before a step is made.", unit="batches", ge=1, le=1024)
+    accumulation: int = knob(
+        1, "Batches that are added up before a step is made.", unit="batches", ge=1, le=MOST_ACCUMULATED
+    )
     max_length: int = knob(1024, "Longer rows are cut to this length.", unit="tokens", ge=8, le=LONGEST_LENGTH)
     packing: bool = knob(
         False, "Join short rows to sequences of the maximum length: no padding, so faster. Supervised tuning only."
@@ -198,10 +213,14 @@ class TrainingConfig(Section):
     on_out_of_memory: Literal["smaller_batch", "stop"] = knob(
         "smaller_batch", "Halve the batch and double the accumulation, which learns the same, or stop with an error."
     )
-    seed: int = knob(42, "Seed of the adapter's start, the dropout and the order of the rows.", ge=0)
-    log_every: int = knob(1, "A point on the chart every so many steps.", unit="steps", ge=1)
-    eval_every: int = knob(50, "Measure the held-out rows every so many steps; 0 only at the end.", unit="steps", ge=0)
-    save_every: int = knob(50, "Save a checkpoint every so many steps; 0 only when it is stopped.", unit="steps", ge=0)
+    seed: int = knob(42, "Seed of the adapter's start, the dropout and the order of the rows.", ge=0, le=MOST_SEED)
+    log_every: int = knob(1, "A point on the chart every so many steps.", unit="steps", ge=1, le=MOST)
+    eval_every: int = knob(
+        50, "Measure the held-out rows every so many steps; 0 only at the end.", unit="steps", ge=0, le=MOST
+    )
+    save_every: int = knob(
+        50, "Save a checkpoint every so many steps; 0 only when it is stopped.", unit="steps", ge=0, le=MOST
+    )
     keep_checkpoints: int = knob(2, "How many checkpoints stay on the disk.", unit="checkpoints", ge=1, le=100)
     keep_best: bool = knob(
         False, "Make the result of the weights that did best on the held-out rows, instead of the last ones."
@@ -270,6 +289,11 @@ class RunConfig(Section):
         if (training.keep_best or training.early_stopping) and not training.eval_every:
             which = "keep_best" if training.keep_best else "early_stopping"
             raise ValueError(f"training.{which}: it needs measurements on the way; set training.eval_every")
+        held_out = self.data.validation_fraction or self.data.validation_split or self.data.validation_path
+        if (training.keep_best or training.early_stopping) and not held_out:
+            raise ValueError(
+                "training.keep_best, early_stopping: they need held-out rows; set data.validation_fraction"
+            )
         return self
 
     def changed(self, changes: Mapping[str, Any]) -> RunConfig:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -50,7 +52,8 @@ class EngineClient:
         """End the engine and free its memory; open questions end with an error."""
         with self._lock:
             if self._engine is not None:
-                self._engine.process.kill()
+                with suppress(ProcessLookupError):
+                    os.killpg(self._engine.process.pid, signal.SIGKILL)
                 self._engine.process.wait()
                 self._engine = None
 
@@ -101,12 +104,30 @@ class EngineClient:
         asked = {"op": "offers", "source": source, "dataset": dataset_id, "config": config, "token": hub_token}
         return _last(self._ask(asked))
 
-    def plan(self, config: Mapping[str, Any], report: Answer, hub_token: str | None = None) -> Answer:
-        """Return the `fit`, the `doctor`'s findings and the `shape` for a config that was checked with this report.
+    def complete(self, config: Mapping[str, Any], report: Answer, hub_token: str | None = None) -> Answer:
+        """Return the report of a `check` with the `fit` and the `doctor`'s findings for the same config.
 
-        `fit` and `shape` are `None` for a model that cannot be had; `problem` then says why. Raises `EngineError`.
+        What the Doctor calls bad is a problem too, and so is a model that cannot be had. There is no `fit` (`None`) for
+        data or a model that is not known yet. Raises `EngineError`.
         """
-        return _last(self._ask({"op": "plan", "config": config, "token": hub_token, **_known(report)}))
+        if not report["ok"] and not report["data"]:
+            return {**report, "fit": None, "doctor": []}
+        found = _last(self._ask({"op": "plan", "config": config, "token": hub_token, **_known(report)}))
+        bad = [
+            _problem(f"{line['name']}: {line['text']}", line["fix_label"] or line["link"] or "", kind="doctor")
+            for line in found["doctor"]
+            if line["state"] == "bad"
+        ]
+        told = {problem["message"] for problem in report["problems"]}
+        if (why := found["problem"]) and why["what_happened"] not in told:
+            bad.append(_problem(why["what_happened"], why["what_to_do"], kind="model"))
+        return {
+            **report,
+            "ok": report["ok"] and not bad,
+            "problems": [*report["problems"], *bad],
+            "fit": found["fit"] if report["data"] else None,
+            "doctor": found["doctor"],
+        }
 
     def preset(
         self, name: str, config: Mapping[str, Any], report: Answer, hub_token: str | None = None
@@ -123,26 +144,8 @@ class EngineClient:
         return self._ask({"op": "measure", "config": config, "token": hub_token})
 
     def full_check(self, config: Mapping[str, Any], hub_token: str | None = None) -> Answer:
-        """Return the check's report with `xray`, `fit` and `doctor`; what the Doctor calls bad is a problem too.
-
-        Raises `EngineError`.
-        """
-        report = self.check(config, hub_token)
-        if not report["data"]:
-            return {**report, "fit": None, "doctor": []}
-        found = self.plan(config, report, hub_token)
-        bad = [
-            _problem(f"{line['name']}: {line['text']}", line["fix_label"] or line["link"] or "", kind="doctor")
-            for line in found["doctor"]
-            if line["state"] == "bad"
-        ]
-        return {
-            **report,
-            "ok": report["ok"] and not bad,
-            "problems": [*report["problems"], *bad],
-            "fit": found["fit"],
-            "doctor": found["doctor"],
-        }
+        """Return the `complete` report of a check. Raises `EngineError`."""
+        return self.complete(config, self.check(config, hub_token), hub_token)
 
     def check(self, config: Mapping[str, Any], hub_token: str | None = None) -> Answer:
         """Return the check's report with the figures of the X-ray as `xray`.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, get_args
 
-from gemma_ft.config import RunConfig, parse_config
+from gemma_ft.config import LONGEST_LENGTH, RunConfig, parse_config
 from gemma_ft.doctor import examine
 from gemma_ft.engine.shapes import Shapes
 from gemma_ft.errors import ConfigError, ModelError
@@ -22,6 +22,7 @@ from gemma_ft.hub.hardware import live_prices
 from gemma_ft.monitor.hardware import this_machine
 from gemma_ft.settings import Settings
 from gemma_ft.train.kinds import knows
+from gemma_ft.train.resolve import is_here
 
 Figures = Mapping[str, Any]
 Values = Mapping[str, Any]
@@ -35,8 +36,8 @@ class PlanningRoom:
         self._shapes = Shapes()
 
     def plan(self, values: Values, figures: Figures | None, rows: int, token: str | None) -> dict[str, Any]:
-        """Return the `fit` of a config's values (`None`, with the `problem`, for a model without a shape), the
-        `doctor`'s findings, and the `shape`.
+        """Return the `fit` of a config's values (`None`, with the `problem`, for a model without a shape) and the
+        `doctor`'s findings.
 
         `figures` are those of the X-ray, `rows` the rows to train on where there is none. Raises `ConfigError`.
         """
@@ -47,12 +48,12 @@ class PlanningRoom:
             shape = self._shapes.of(config.model, token)
         except ModelError as exc:
             problem = exc.report.model_dump()
-        known = shape
+        known, here = shape, is_here(config.model)
 
         def disk_needed(other: RunConfig) -> int:
             assert known is not None
             plan = plan_run(other, known, workload.cut_to(other.training.max_length), machine)
-            return plan.disk_bytes + (0 if other.model.is_path else plan.download_bytes)
+            return plan.disk_bytes + (0 if here else plan.download_bytes)
 
         findings = examine(
             config,
@@ -69,7 +70,6 @@ class PlanningRoom:
             "fit": fit,
             "problem": problem,
             "doctor": [asdict(finding) for finding in findings],
-            "shape": shape and asdict(shape),
         }
 
     def preset(
@@ -81,7 +81,9 @@ class PlanningRoom:
         config = parse_config(values)
         shape, machine = self._shapes.of(config.model, token), this_machine(self._home)
         chosen: Preset = name  # type: ignore[assignment]
-        filled = preset(chosen, config, shape, _workload(config, figures, rows), machine)
+        # The rows as long as they are: a preset chooses the length at which they are cut.
+        uncut = config.changed({"training.max_length": min(shape.context, LONGEST_LENGTH)})
+        filled = preset(chosen, config, shape, _workload(uncut, figures, rows), machine)
         return {"config": filled.model_dump(mode="json")}
 
 

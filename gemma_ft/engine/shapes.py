@@ -27,7 +27,7 @@ class Shapes:
     """Remembers the shapes that were counted."""
 
     def __init__(self) -> None:
-        self._counted: dict[tuple[str, int], ModelShape] = {}
+        self._counted: dict[tuple[str, int], ModelShape | ModelError] = {}
 
     def of(self, model: ModelConfig, hub_token: str | None) -> ModelShape:
         """Return the shape of a model; of one on the Hub its configuration is fetched. Raises `ModelError`."""
@@ -39,19 +39,25 @@ class Shapes:
         folder = resolve_tokenizer(model, Settings.from_env().models, hub_token=hub_token)
         key = (str(folder), (folder / "config.json").stat().st_mtime_ns)
         if key not in self._counted:
-            self._counted[key] = _count(folder)
-        return self._counted[key]
+            try:
+                self._counted[key] = _count(folder)
+            except ModelError as exc:
+                self._counted[key] = exc
+        found = self._counted[key]
+        if isinstance(found, ModelError):
+            raise found
+        return found
 
 
 def _count(folder: Path) -> ModelShape:
     """Count in a child, which loads PyTorch and goes. Raises `ModelError`."""
     command = [sys.executable, "-m", "gemma_ft.engine.shapes", str(folder)]
-    child = subprocess.run(
-        command, env=os.environ, stdout=subprocess.PIPE, timeout=COUNTING_SECONDS, check=False, stdin=subprocess.DEVNULL
-    )
+    needs_no_token = {name: value for name, value in os.environ.items() if name != "HF_TOKEN"}
+    pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
     try:
+        child = subprocess.run(command, env=needs_no_token, timeout=COUNTING_SECONDS, check=False, **pipes)
         told: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
-    except (ValueError, IndexError) as exc:
+    except (ValueError, IndexError, subprocess.TimeoutExpired) as exc:
         raise ModelError("Its shape could not be counted.", "The log of the inspector says why.") from exc
     if "error" in told:
         report = ErrorReport(**told["error"])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from gemma_ft.config import RunConfig
+from gemma_ft.config import MOST_ACCUMULATED, RunConfig
 from gemma_ft.estimate.memory import Fits, Memory, decide_checkpointing, estimate_memory
 from gemma_ft.estimate.workload import Workload
 from gemma_ft.hardware import Machine
@@ -121,7 +121,7 @@ def _smaller_batches(now: _Situation) -> list[Changes]:
     return [
         {"training.batch_size": size, "training.accumulation": together // size}
         for size in range(training.batch_size - 1, 0, -1)
-        if together % size == 0 and together // size <= 1024
+        if together % size == 0 and together // size <= MOST_ACCUMULATED
     ]
 
 

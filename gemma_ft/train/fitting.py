@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gemma_ft.config import RunConfig
+from gemma_ft.config import MOST_ACCUMULATED, RunConfig
 from gemma_ft.estimate.memory import decide_checkpointing
 from gemma_ft.estimate.workload import Workload
 from gemma_ft.events import read_facts
@@ -57,7 +57,8 @@ def needing_less(config: RunConfig) -> Less | None:
     if training.on_out_of_memory == "stop":
         return None
     before = training.batch_size
-    smaller = max((size for size in range(1, before // 2 + 1) if before % size == 0), default=None)
+    fitting = (size for size in range(before // 2, 0, -1) if before % size == 0)
+    smaller = next((size for size in fitting if training.accumulation * (before // size) <= MOST_ACCUMULATED), None)
     changes = {name: getattr(training, name) for name in FACT_FIELDS}
     if smaller is not None:
         accumulation = training.accumulation * (before // smaller)

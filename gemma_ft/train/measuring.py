@@ -1,8 +1,8 @@
 """Three real steps of a run, longest rows first: what it really needs, before it is started.
 
 Promises the trainer, the model and the rows of the run itself, so that the figures are those of this machine; and
-that nothing is written that outlives it. A process measures once: its memory is the figure. Saves nothing, and says
-nothing about how well the model learns.
+that nothing is written but a temporary folder. A process measures once: its memory is the figure. Says nothing about
+how well the model learns.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from transformers.trainer_callback import PrinterCallback
 
 from gemma_ft.config import RunConfig
 from gemma_ft.data.samples import Sample
-from gemma_ft.train.encode import EncodedPair, Row, encode_all
-from gemma_ft.train.fitting import settled, workload_of
+from gemma_ft.monitor.hardware import this_machine
+from gemma_ft.train.encode import Encoded, EncodedPair, Row, encode_all
+from gemma_ft.train.fitting import settled
 from gemma_ft.train.loading import load_for_training, load_reference
+from gemma_ft.train.packing import pack
 from gemma_ft.train.tokenizer import load_tokenizer
 from gemma_ft.train.trainers import new_trainer
 
@@ -84,12 +86,14 @@ def measure(
 
     Raises `ModelError`, `DataError`, and whatever an allocation that is refused raises.
     """
+    gpus = this_machine(folder).gpus
+    taken_before = gpus[0].memory - gpus[0].free if gpus else 0
     tokenizer = load_tokenizer(folder)
     rows, _ = encode_all(samples, tokenizer, config.training.max_length)
     config = settled(config, folder, (rows, []), Path.cwd())
     per_step = config.training.batch_size * config.training.accumulation
-    longest = sorted(rows, key=_length, reverse=True)
-    asked = list(islice(cycle(longest), STEPS * per_step))
+    places = _places(rows, config)
+    asked = list(islice(cycle(places), STEPS * per_step))
     brief = config.changed(
         {
             "training.max_steps": STEPS,
@@ -104,28 +108,32 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="gemma-ft-measure-") as writing:
         model = load_for_training(folder, brief)
         reference = lambda: load_reference(folder, brief)  # noqa: E731
-        trainer = new_trainer(model, reference, tokenizer, brief, (asked, []), Path(writing), in_order=True)
+        given = [row for place in asked for row in place]
+        trainer = new_trainer(model, reference, tokenizer, brief, (given, []), Path(writing), in_order=True)
         trainer.remove_callback(PrinterCallback)
         clock = _Clock(report)
         trainer.add_callback(clock)
         trainer.train()
     return Measurement(
         where="GPU" if torch.cuda.is_available() else "RAM",
-        peak=_peak(),
+        peak=_peak(taken_before),
         step_seconds=round(statistics.median(clock.seconds[1:]), 4),
         first_step_seconds=round(clock.seconds[0], 4),
         step_tokens=_padded(asked[per_step : 2 * per_step], config.training.batch_size),
-        run_tokens=round(workload_of((rows, [])).mean_tokens * per_step * _sequences_of(rows), 1),
+        run_tokens=round(sum(map(_length, places)) / len(places) * per_step * _sequences_of(rows), 1),
         losses=tuple(clock.losses),
         gradient_checkpointing=config.training.gradient_checkpointing == "on",
     )
 
 
-def _peak() -> int:
-    """Return the most memory that was taken, in bytes: on the GPU with CUDA's own share, else by this process."""
+def _peak(taken_before: int) -> int:
+    """Return the most memory that was taken, in bytes: on the GPU by PyTorch and CUDA, else by this process.
+
+    What others had taken of the GPU before is not counted.
+    """
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
-        context = max(0, total - free - torch.cuda.memory_reserved())
+        context = max(0, total - free - taken_before - torch.cuda.memory_reserved())
         return int(torch.cuda.max_memory_reserved() + context)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -136,16 +144,25 @@ def _finish_kernels() -> None:
         torch.cuda.synchronize()
 
 
-def _length(row: Row) -> int:
-    sequences = row.sequences if isinstance(row, EncodedPair) else (row,)
-    return max(len(sequence.input_ids) for sequence in sequences)
+def _places(rows: Sequence[Row], config: RunConfig) -> list[list[Row]]:
+    """Return what takes a place in a batch, longest first: single rows, or those that are packed into one sequence."""
+    if config.training.packing:
+        packed = pack([row for row in rows if isinstance(row, Encoded)], config.training.max_length)
+        return sorted((list(sequence.rows) for sequence in packed), key=_length, reverse=True)
+    return sorted(([row] for row in rows), key=_length, reverse=True)
+
+
+def _length(place: Sequence[Row]) -> int:
+    """Return the tokens of a place; of a pair those of its longer answer."""
+    longest = (row.sequences if isinstance(row, EncodedPair) else (row,) for row in place)
+    return sum(max(len(sequence.input_ids) for sequence in sequences) for sequences in longest)
 
 
 def _sequences_of(rows: Sequence[Row]) -> int:
     return 2 if rows and isinstance(rows[0], EncodedPair) else 1
 
 
-def _padded(rows: Sequence[Row], batch_size: int) -> int:
-    """Return how many places of tokens the rows take in batches that are padded to their longest sequence."""
-    batches = [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
-    return sum(len(batch) * max(map(_length, batch)) for batch in batches) * _sequences_of(rows)
+def _padded(places: Sequence[Sequence[Row]], batch_size: int) -> int:
+    """Return how many tokens the places take in batches that are padded to their longest one."""
+    batches = [places[at : at + batch_size] for at in range(0, len(places), batch_size)]
+    return sum(len(batch) * max(map(_length, batch)) for batch in batches) * _sequences_of(places[0])

@@ -53,6 +53,22 @@ def resolve_tokenizer(model: ModelConfig, models: Path, *, hub_token: str | None
     return _local(model) or _require_gemma(_download(model, TOKENIZER_FILES, hub_token))
 
 
+def is_here(model: ModelConfig) -> bool:
+    """Tell whether nothing has to be downloaded for a model: the demo, a folder, or all of it is in the cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    if model.id == DEMO_MODEL or Path(model.id).is_dir():
+        return True
+    try:
+        folder = snapshot_download(
+            model.id, revision=model.revision, allow_patterns=WANTED_FILES, local_files_only=True
+        )
+    except (LocalEntryNotFoundError, HFValidationError):
+        return False
+    return any(Path(folder).glob("*.safetensors"))
+
+
 def _local(model: ModelConfig) -> Path | None:
     """Return the folder that a model's id names, or `None` for a model on the Hub. Raises `ModelError`."""
     if Path(model.id).is_dir():

@@ -15,6 +15,8 @@ from gemma_ft.errors import ModelError
 
 def load_tokenizer(folder: Path) -> Any:
     """Return the model's own tokenizer. Raises `ModelError`."""
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        raise ModelError(f"{folder} holds no tokenizer.", "Give a complete model folder, with tokenizer.json.")
     try:
         return _class_of(folder).from_pretrained(folder)
     except (OSError, ValueError) as exc:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def _tune(
         if finished and ranks.is_main():
             progress.phase("saving the model")
             if config.training.keep_best:
-                _take_best(trainer, run, progress)
+                facts.tuned = _take_best(trainer, run, facts.tuned, progress)
             save_result(trainer.model, tokenizer, writing / "model", config.model)
             (writing / "model" / "README.md").write_text(card(facts.tuned), encoding="utf-8")
             move_into_place(writing / "model", run.model)
@@ -133,16 +134,20 @@ def _train(trainer: Trainer, run: RunDir, config: RunConfig) -> None:
         trainer.evaluate()
 
 
-def _take_best(trainer: Trainer, run: RunDir, progress: Progress) -> None:
-    """Put the weights that did best on the held-out rows back into the model."""
+def _take_best(trainer: Trainer, run: RunDir, tuned: Tuned, progress: Progress) -> Tuned:
+    """Put the weights that did best on the held-out rows back into the model; return what the result came to."""
     step = trainer.state.best_global_step
+    if not step or step == trainer.state.global_step:
+        return tuned
     saved = run.checkpoints / f"checkpoint-{step}"
-    if not step or step == trainer.state.global_step or not saved.is_dir():
-        return
+    if not saved.is_dir():
+        progress.warn(f"The checkpoint of the best step, {step:,}, is gone: the result is the last model instead.")
+        return tuned
     trainer._load_from_checkpoint(str(saved))  # the trainer's own way, for adapters and full weights alike
     progress.warn(
         f"The result is the model of step {step:,}, which did best on the held-out rows.", kind="best", step=step
     )
+    return replace(tuned, steps=step, loss=None, held_out_loss=trainer.state.best_metric)
 
 
 def _add_callbacks(

@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from gemma_ft.config import parse_config
+from gemma_ft.errors import ConfigError
 from gemma_ft.recipes import try_it
 from gemma_ft.ui.data_step import DataStep, wire_data_step
 from gemma_ft.ui.form import Form
@@ -20,6 +21,7 @@ from gemma_ft.ui.model_step import ModelStep
 from gemma_ft.ui.review_step import (
     LOOKING,
     ReviewStep,
+    can_be_measured,
     check_values,
     measure_values,
     plan_values,
@@ -81,8 +83,13 @@ def build_create(services: Services, tabs: gr.Tabs) -> gr.Textbox:
     started = gr.Textbox(visible="hidden", elem_id="started-run")
 
     @shows_errors
-    def press_start(token_typed: str, *held: Any) -> tuple[str, Any]:
-        run = services.start(parse_config(form.values(held)), services.token(token_typed))
+    def press_start(reviewed: Any, token_typed: str, *held: Any) -> tuple[str, Any]:
+        values = form.values(held)
+        if reviewed is None or reviewed["values"] != values or not reviewed["report"]["ok"]:
+            raise ConfigError(
+                "The form has changed since it was reviewed.", "Wait for the Review, and press Start again."
+            )
+        run = services.start(parse_config(values), services.token(token_typed))
         return run.run_id, gr.Tabs(selected="dashboard")
 
     def fill() -> list[Any]:
@@ -93,7 +100,11 @@ def build_create(services: Services, tabs: gr.Tabs) -> gr.Textbox:
     filled = [tab.steps, tab.data.upload, tab.data.measured, *form.components]
     _wire_review(tab, services, [tab.steps.change, *changes], tab.try_it.click(fill, None, filled, **QUIET))
     starting = tab.review.start.click(
-        press_start, tab.held, [started, tabs], show_progress="minimal", api_visibility="private"
+        press_start,
+        [tab.review.reviewed, *tab.held],
+        [started, tabs],
+        show_progress="minimal",
+        api_visibility="private",
     )
     starting.success(None, started, None, js=SHOW_RUN, api_visibility="private")
     return tab.token
@@ -103,33 +114,50 @@ def _wire_review(tab: CreateTab, services: Services, changes: list[Any], filled:
     """Tie the Review: what is wrong is said at once, what needs the Hub and the machine after it."""
     form, step = tab.form, tab.review
 
-    @shows_errors
+    def wait() -> list[Any]:
+        return [None, gr.update(interactive=False), gr.update(interactive=False), ""]
+
     def check(token_typed: str, *held: Any) -> list[Any]:
-        verdict, whole, report = check_values(services, form.values(held), token_typed)
-        off = gr.update(interactive=False)
-        return [verdict, whole, report, LOOKING if report and report["data"] else "", off, off]
+        values = form.values(held)
+        verdict, whole, report = check_values(services, values, token_typed)
+        return [verdict, whole, {"values": values, "report": report}, LOOKING if report else "", ""]
+
+    def plan(checked: Any, token_typed: str, *held: Any) -> list[Any]:
+        values = form.values(held)
+        if not checked or checked["values"] != values:
+            return [gr.skip()] * len(planned)  # A newer check is on its way.
+        verdict, fit, doctor, report = plan_values(services, values, checked["report"], token_typed)
+        can_start, can_measure = (
+            gr.update(interactive=can) for can in (bool(report and report["ok"]), can_be_measured(report))
+        )
+        return [
+            verdict or gr.skip(),
+            fit,
+            doctor,
+            can_start,
+            can_measure,
+            report and {"values": values, "report": report},
+        ]
 
     @shows_errors
-    def plan(report: Any, token_typed: str, *held: Any) -> list[Any]:
-        verdict, fit, doctor, ready, planned = plan_values(services, form.values(held), report, token_typed)
-        can_measure = gr.update(interactive=planned is not None)
-        return [verdict or gr.skip(), fit, doctor, gr.update(interactive=ready), can_measure, planned, ""]
-
-    @shows_errors
-    def measure(planned: Any, token_typed: str, *held: Any) -> Iterator[str]:
-        yield from measure_values(services, form.values(held), planned, token_typed)
+    def measure(reviewed: Any, token_typed: str, *held: Any) -> Iterator[str]:
+        fit = reviewed["report"]["fit"] if reviewed else None
+        yield from measure_values(services, form.values(held), fit, token_typed)
 
     def press(event: gr.EventData) -> list[Any]:
         return pressed_changes(form, event)
 
-    checked = [step.verdict, step.whole, step.report, step.fit, step.start, step.measure]
-    planned = [step.verdict, step.fit, step.doctor, step.start, step.measure, step.planned, step.measured]
+    waiting = [step.reviewed, step.start, step.measure, step.measured]
+    checked = [step.verdict, step.whole, step.checked, step.fit, step.doctor]
+    planned = [step.verdict, step.fit, step.doctor, step.start, step.measure, step.reviewed]
     presses = [card.pressed(press, None, form.components, **QUIET) for card in (step.fit, step.doctor)]
+    gr.on(changes, wait, None, waiting, **QUIET)
     checks = [gr.on(changes, check, tab.held, checked, trigger_mode="always_last", **QUIET)]
-    checks += [event.then(check, tab.held, checked, **QUIET) for event in (filled, *presses)]
+    for event in (filled, *presses):
+        checks.append(event.then(wait, None, waiting, **QUIET).then(check, tab.held, checked, **QUIET))
     for event in checks:
-        event.then(plan, [step.report, *tab.held], planned, **QUIET)
-    step.measure.click(measure, [step.planned, *tab.held], step.measured, **QUEUED)
+        event.success(plan, [step.checked, *tab.held], planned, **QUIET)
+    step.measure.click(measure, [step.reviewed, *tab.held], step.measured, **QUEUED)
 
 
 def _token_input(services: Services) -> gr.Textbox:

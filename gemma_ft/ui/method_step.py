@@ -12,7 +12,7 @@ import gradio as gr
 
 from gemma_ft.config import RunConfig, parse_config
 from gemma_ft.estimate.presets import LABELS, PRESETS
-from gemma_ft.ui.form import Form
+from gemma_ft.ui.form import Form, flatten
 from gemma_ft.ui.present import escape
 from gemma_ft.ui.services import Services
 from gemma_ft.ui.wiring import QUEUED, QUIET, shows_errors
@@ -70,11 +70,15 @@ class MethodStep:
         def turn(name: str, token_typed: str, *held: Any) -> list[Any]:
             values, token = services.admitted(form.values(held)), services.token(token_typed)
             report = services.inspector.check(values, token)
-            config = parse_config(services.inspector.preset(name, values, report, token))
-            return [f"**{LABELS[name]}**: {escape(in_words(config))}", *form.show(config)]  # type: ignore[index]
+            filled = flatten(parse_config(services.inspector.preset(name, values, report, token)))
+            before = flatten(parse_config(values))
+            changes = {path: value for path, value in filled.items() if value != before[path]}
+            said = in_words(parse_config(values).changed(changes))
+            return [None, f"**{LABELS[name]}**: {escape(said)}", *form.change(changes)]  # type: ignore[index]
 
         held = [token, *form.components]
-        self.dial.input(turn, [self.dial, *held], [self.filled, *form.components], **QUEUED)
+        filled = [self.dial, self.filled, *form.components]
+        self.dial.input(turn, [self.dial, *held], filled, trigger_mode="always_last", **QUEUED)
         preferences = [form[f"method.{name}"] for name in PREFERENCE]
         form["method.objective"].change(
             lambda objective: [gr.update(visible=objective == "dpo")] * len(PREFERENCE),

@@ -14,8 +14,7 @@ import gradio as gr
 
 from gemma_ft.check import refused
 from gemma_ft.config import RunConfig, parse_config
-from gemma_ft.errors import ConfigError, GemmaFtError
-from gemma_ft.estimate.plan import optimizer_steps
+from gemma_ft.errors import GemmaFtError
 from gemma_ft.ui.fit_view import doctor_html, fit_html, measured_html
 from gemma_ft.ui.form import Form
 from gemma_ft.ui.present import escape, problems_markdown
@@ -46,41 +45,43 @@ class ReviewStep:
         self.whole = gr.Code(
             language="yaml", label="The whole configuration", elem_id="review-config", interactive=False
         )
-        self.report = gr.State(None)
-        self.planned = gr.State(None)
+        self.checked = gr.State(None)
+        self.reviewed = gr.State(None)
 
 
 def check_values(services: Services, values: dict[str, Any], token_typed: str | None) -> tuple[str, str, Any]:
-    """Return the verdict in Markdown, the configuration as YAML, and the check's report (`None` for no config)."""
+    """Return the verdict in Markdown, the configuration as YAML, and the check's report (`None` when there is none)."""
     try:
         admitted = services.admitted(values)
-    except ConfigError as exc:
+        config = parse_config(values)
+        report = services.inspector.check(admitted, services.token(token_typed))
+    except GemmaFtError as exc:
         return f"### Not ready yet\n\n{problems_markdown(refused(exc)['problems'])}", "", None
-    config = parse_config(values)
-    report = services.inspector.check(admitted, services.token(token_typed))
-    lines = [f"### {'Checking' if report['ok'] else 'Not ready yet'}", problems_markdown(report["problems"])]
-    return "\n\n".join([*lines, *_told(config, report)]), config.to_yaml(), report
+    heading = "Checking" if report["ok"] else "Not ready yet"
+    return _verdict(heading, config, report), config.to_yaml(), report
 
 
 def plan_values(
-    services: Services, values: dict[str, Any], report: Mapping[str, Any] | None, token_typed: str | None
-) -> tuple[str, str, str, bool, Any]:
-    """Return the verdict, the fit and the Doctor's card as HTML, whether it may start, and what the engine planned.
+    services: Services, values: dict[str, Any], report: Any, token_typed: str | None
+) -> tuple[str, str, str, Any]:
+    """Return the verdict, the fit and the Doctor's card as HTML, and the completed report (`None` when there is none).
 
-    `report` is that of `check_values`.
+    `report` is that of `check_values` for the same values.
     """
-    if report is None or not report["data"]:
-        return "", "", "", False, None
+    if report is None:
+        return "", "", "", None
     config = parse_config(values)
     try:
-        found = services.inspector.plan(services.admitted(values), dict(report), services.token(token_typed))
+        whole = services.inspector.complete(services.admitted(values), report, services.token(token_typed))
     except GemmaFtError as exc:
-        return _verdict(config, report, [], str(exc)), fit_html(None), "", report["ok"], None
-    bad = [line for line in found["doctor"] if line["state"] == "bad"]
-    problem = found["problem"]["what_happened"] if found["problem"] else ""
-    said = _verdict(config, report, [f"{line['name']}: {line['text']}" for line in bad], problem)
-    ready = report["ok"] and not bad and not problem
-    return said, fit_html(found["fit"], found["problem"]), doctor_html(found["doctor"]), ready, found["fit"]
+        return f"### Not ready yet\n\n{problems_markdown(refused(exc)['problems'])}", "", "", None
+    said = _verdict("Ready to start" if whole["ok"] else "Not ready yet", config, whole)
+    return said, fit_html(whole["fit"]), doctor_html(whole["doctor"]), whole
+
+
+def can_be_measured(report: Any) -> bool:
+    """Tell whether three steps of a run can be tried: it may start, and what it needs is probably there."""
+    return bool(report and report["ok"] and report["fit"] and report["fit"]["memory"]["fits"] != "no")
 
 
 def measure_values(
@@ -88,11 +89,13 @@ def measure_values(
 ) -> Iterator[str]:
     """Yield what there is to show of a measurement while it goes on, and its figures at last. Raises our errors."""
     admitted, token = services.admitted(values), services.token(token_typed)
-    yield '<div class="fit measured"><p class="hint">Loading the model …</p></div>'
-    with services.measurer() as measurer:
+    loading = '<div class="fit measured"><p class="hint">Fetching and loading the model …</p></div>'
+    yield loading
+    with services.measuring() as measurer:
         for answer in measurer.measuring(admitted, token):
-            if answer["event"] == "progress" and answer["rows"]:
-                yield f'<div class="fit measured"><p class="hint">Step {answer["rows"]} of 3 …</p></div>'
+            if answer["event"] == "progress":
+                step = f'<div class="fit measured"><p class="hint">Step {answer["rows"]} of 3 …</p></div>'
+                yield step if answer["rows"] else loading
             elif answer["event"] == "end":
                 yield measured_html(answer, fit)
 
@@ -102,30 +105,28 @@ def pressed_changes(form: Form, event: gr.EventData) -> list[Any]:
     return form.change(json.loads(event.changes))
 
 
-def _verdict(config: RunConfig, report: Mapping[str, Any], bad: list[str], problem: str) -> str:
-    ready = report["ok"] and not bad and not problem
-    more = [f"- ✗ {escape(text)}" for text in [*bad, *([problem] if problem else [])]]
-    lines = [f"### {'Ready to start' if ready else 'Not ready yet'}", problems_markdown(report["problems"])]
-    return "\n\n".join(line for line in [*lines, "\n".join(more), *_told(config, report)] if line)
+def _verdict(heading: str, config: RunConfig, report: Mapping[str, Any]) -> str:
+    lines = [f"### {heading}", problems_markdown(report["problems"]), *_told(config, report)]
+    return "\n\n".join(line for line in lines if line)
 
 
 def _told(config: RunConfig, report: Mapping[str, Any]) -> list[str]:
     """Say what will be trained, as far as the check found it out."""
     lines = []
     if (data := report["data"]) and data["train_rows"]:
-        lines.append(_plan_in_words(config, data))
+        lines.append(_plan_in_words(config, data, report.get("fit")))
     if report["xray"]:
         lines.append(f"**X-ray**: {escape(summary(report['xray']))}")
     return lines
 
 
-def _plan_in_words(config: RunConfig, data: Mapping[str, Any]) -> str:
+def _plan_in_words(config: RunConfig, data: Mapping[str, Any], fit: Mapping[str, Any] | None) -> str:
     """Say what will be trained; of data of which only the first rows are known, about how much."""
     train_rows, held_out = data["expected"]
     about = "" if data["complete"] else "about "
-    batch = config.training.batch_size * config.training.accumulation
-    steps = optimizer_steps(config, train_rows)
-    return (
-        f"**{escape(config.model.id)}** learns from **{about}{train_rows:,} rows** ({held_out:,} held out) "
-        f"in **{steps:,} steps** of {batch} rows, about {steps * batch / train_rows:.1f} passes over the data."
-    )
+    said = f"**{escape(config.model.id)}** learns from **{about}{train_rows:,} rows** ({held_out:,} held out)"
+    if fit is None:
+        return f"{said}."
+    steps, batch = fit["plan"]["steps"], config.training.batch_size * config.training.accumulation
+    places = "packed sequences" if config.training.packing else "rows"
+    return f"{said} in **{steps:,} steps** of {batch} {places}."

@@ -29,7 +29,7 @@ WATCH_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The job manager of one installation, its engine for chats, and its inspector: a second engine that looks at data.
+    """The job manager of one installation and its engines: one for chats, an inspector that looks at data, a measurer.
 
     The inspector holds no model and stays while a run trains.
     """
@@ -38,11 +38,13 @@ class Services:
     manager: JobManager = field(init=False)
     engine: EngineClient = field(init=False)
     inspector: EngineClient = field(init=False)
+    measurer: EngineClient = field(init=False)
+    _measures: threading.Lock = field(init=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         environment = self._environment()
         object.__setattr__(self, "manager", JobManager(self.settings))
-        for name in ("engine", "inspector"):
+        for name in ("engine", "inspector", "measurer"):
             client = EngineClient(self.settings.engine_log(name), environment, PROJECT_ROOT)
             object.__setattr__(self, name, client)
 
@@ -72,8 +74,9 @@ class Services:
         def look() -> None:
             pause = threading.Event()
             while not pause.wait(WATCH_SECONDS):
-                if self.engine.pid is not None and self.manager.active() is not None:
+                if self.manager.active() is not None:
                     self.engine.close()
+                    self.measurer.close()
 
         threading.Thread(target=look, name="free the engine", daemon=True).start()
 
@@ -81,6 +84,7 @@ class Services:
         """Give the engine's memory to a run that is about to start, unless another run forbids that anyway."""
         if self.manager.active() is None:
             self.engine.close()
+            self.measurer.close()
 
     def admitted(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of a config, whole, if this installation may use it. Raises `ConfigError`."""
@@ -99,23 +103,25 @@ class Services:
         for path in (config.data.path, config.data.validation_path):
             if path and not Path(path).resolve().is_relative_to(self.uploads.resolve()):
                 raise ConfigError("On a Space the data must be an uploaded file.", "Upload the file in the Data step.")
-        if config.model.id != DEMO_MODEL and Path(config.model.id).exists():
+        if config.model.id != DEMO_MODEL and (config.model.is_path or Path(config.model.id).exists()):
             raise ConfigError("On a Space the model cannot be a local folder.", "Give the id of a model on the Hub.")
 
     @contextmanager
-    def measurer(self) -> Iterator[EngineClient]:
-        """Give an engine of its own for a measurement, which is ended afterwards. Raises `RunBusy` while a run trains.
+    def measuring(self) -> Iterator[EngineClient]:
+        """Give the measurer, fresh and alone; it is ended afterwards. Raises `RunBusy` if a run trains or is measured.
 
         The chat's engine is freed first: what it holds would be missing.
         """
-        if busy := self.manager.active():
-            raise RunBusy(f"The run {busy.run_id} is training; it would be disturbed.", "Measure when it has ended.")
-        self._free_engine()
-        client = EngineClient(self.settings.engine_log("measurer"), self._environment(), PROJECT_ROOT)
+        if not self._measures.acquire(blocking=False):
+            raise RunBusy("Another measurement is going on.", "Try again when it has ended.")
         try:
-            yield client
+            if busy := self.manager.active():
+                raise RunBusy(f"The run {busy.run_id} is training; it would be disturbed.", "Wait until it has ended.")
+            self._free_engine()
+            yield self.measurer
         finally:
-            client.close()
+            self.measurer.close()
+            self._measures.release()
 
     def keep_upload(self, temporary: Path) -> Path:
         """Copy an upload to where it stays; the same content is kept once."""

@@ -72,20 +72,29 @@ def test_any_gemma_is_counted_from_its_configuration(inspector: EngineClient, tm
 
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "vocab_size": 512, "head_dim": 16}
     Gemma3TextConfig(**sizes, num_attention_heads=4, num_key_value_heads=1).save_pretrained(tmp_path)
-    report = {"xray": None, "data": {"expected": [1000, 0]}}
-    found = inspector.plan(values(model__id=str(tmp_path)), report)
-    assert found["shape"]["layers"] == 3
+    report = {"xray": None, "ok": True, "problems": [], "data": {"expected": [1000, 0]}}
+    found = inspector.complete(values(model__id=str(tmp_path)), report)
     # Tables 512 x 64; a layer: q and o 64 x 64, k and v 64 x 16, three of 64 x 128, four norms and two of the heads.
     per_layer = 2 * 64 * 64 + 2 * 64 * 16 + 3 * 64 * 128 + 4 * 64 + 2 * 16
-    assert found["shape"]["parameters"] == 512 * 64 + 3 * per_layer + 64
+    weights = next(term for term in found["fit"]["memory"]["terms"] if term["name"] == "weights")
+    assert weights["low"] == 4 * (512 * 64 + 3 * per_layer + 64)
     assert not found["fit"]["measured_data"]
 
 
 def test_what_is_no_gemma_has_a_reason_and_no_fit(inspector: EngineClient, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    found = inspector.plan(values(model__id=str(tmp_path)), {"xray": None, "data": None})
+    found = inspector.full_check(values(model__id=str(tmp_path)))
+    assert not found["ok"]
     assert found["fit"] is None
-    assert "'llama', not a Gemma" in found["problem"]["what_happened"]
+    assert [p["message"] for p in found["problems"]].count("This model is of the kind 'llama', not a Gemma.") == 1
+
+
+def test_data_that_the_run_will_fetch_can_be_started_without_a_fit(inspector: EngineClient) -> None:
+    found = inspector.full_check(values(data__source="tfds", data__id="xnli"))
+    assert found["data"] is None
+    assert found["ok"], found["problems"]
+    assert found["fit"] is None
+    assert found["doctor"]
 
 
 @pytest.mark.parametrize("name", ["quick", "balanced", "best", "small"])

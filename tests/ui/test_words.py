@@ -132,16 +132,16 @@ def test_the_review_shows_the_whole_configuration_or_what_is_wrong(settings: Set
     form = Form()
     values = form.values(form.show(recipes.try_it()))
     _, whole, report = check_values(services, values, "")
-    verdict, fit, doctor, ready, _ = plan_values(services, values, report, "")
+    verdict, fit, doctor, whole_report = plan_values(services, values, report, "")
     assert "Ready to start" in verdict
     assert parse_config(values).to_yaml() == whole
-    assert ready
+    assert whole_report["ok"]
     assert "It fits" in fit
     assert doctor.count('data-state="good"') == 10
     values["training"]["learning_rate"] = 5
     verdict, whole, report = check_values(services, values, "")
     assert "training.learning\\_rate" in verdict
-    assert plan_values(services, values, report, "") == ("", "", "", False, None)
+    assert plan_values(services, values, report, "") == ("", "", "", None)
 
 
 def test_a_visitor_of_a_space_cannot_name_files_of_the_server(tmp_path: Path) -> None:
