@@ -28,7 +28,7 @@ WORDS = {
     "hardware",
     "__init__",
 }
-TORCH = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers"}
+TORCH = {"safetensors", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers"}
 MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     **{word: (WORDS, {"pydantic", "annotated_types", "yaml"}) for word in WORDS},
     "data": (

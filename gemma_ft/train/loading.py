@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from gemma_ft.config import MethodConfig, ModelConfig, RunConfig, Targets
@@ -92,7 +93,7 @@ def _load(folder: Path, **how: Any) -> Any:
             f"A package is missing: {missing}.",
             "For QLoRA: pip install bitsandbytes. For Gemma 3n: pip install -r requirements-gemma3n.txt",
         ) from exc
-    except (OSError, ValueError, KeyError) as exc:
+    except (OSError, ValueError, KeyError, SafetensorError) as exc:
         raise ModelError(
             f"Its weights cannot be loaded: {exc}", "Give a complete model folder, or upgrade transformers."
         ) from exc

@@ -152,6 +152,7 @@ def test_a_failed_run_is_told_in_the_terminal_with_its_remedy(settings: Settings
 
     build_demo_tokenizer(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "gemma3_text"}')
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
     done = command(settings, "train", config_file(tmp_path, f"model: {{id: {tmp_path}}}"))
     assert done.returncode == 1
     assert "weights cannot be loaded" in done.stderr

@@ -103,6 +103,7 @@ def test_a_stop_saves_once_and_the_run_goes_on_where_it_was(demo_settings: Setti
 
 
 @pytest.mark.train
+@pytest.mark.slow
 def test_a_process_that_is_killed_fails_the_run_and_leaves_nothing(demo_settings: Settings) -> None:
     manager, run, processes = two_that_train(demo_settings)
     os.kill(processes[2].pid, signal.SIGKILL)
@@ -127,8 +128,8 @@ def test_processes_whose_launcher_and_supervisor_are_killed_leave(demo_settings:
     assert manager.state(run).status == "interrupted"
 
 
-def test_what_cannot_be_shared_is_refused_in_words(settings: Settings) -> None:
-    manager = JobManager(settings)
+def test_what_cannot_be_shared_is_refused_in_words(demo_settings: Settings) -> None:
+    manager = JobManager(demo_settings)
     config = config_with(ComputeConfig(processes=2)).changed({"training.batch_size": 3, "training.accumulation": 1})
     run = manager.start(config)
     state = wait_for_end(manager, run, timeout=120)

@@ -250,7 +250,9 @@ def test_packed_rows_learn_what_they_learn_apart(tuned: Tune, name: str) -> None
     assert packed.reloaded < 1e-5
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=() if name == "sft qlora" else pytest.mark.slow) for name in METHODS]
+)
 def test_measuring_on_the_way_changes_nothing(tuned: Tune, method: str) -> None:
     settings, training = METHODS[method]
     held_out = SAMPLES[settings.get("objective", "sft")][:3]

@@ -42,6 +42,10 @@ def test_the_batch_shrinks_and_the_effective_batch_stays() -> None:
         assert then[0] * then[1] == size * accumulation
 
 
+def test_what_cannot_be_added_up_is_not_tried() -> None:
+    assert changes_of(with_training(batch_size=2, accumulation=1024, gradient_checkpointing="off")) == (2, 1024, "on")
+
+
 def test_checkpointing_comes_last_and_then_nothing() -> None:
     assert changes_of(with_training(batch_size=1, gradient_checkpointing="off")) == (1, 1, "on")
     assert changes_of(with_training(batch_size=1, gradient_checkpointing="on")) is None
@@ -85,9 +89,9 @@ def train(run: RunDir, settings: Settings, most: int) -> subprocess.CompletedPro
 
 @pytest.mark.train
 @pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux only")
-def test_a_run_that_runs_out_of_memory_goes_on_with_smaller_batches(tuned_settings: Settings, tmp_path: Path) -> None:
-    run = long_run(tuned_settings, tmp_path)
-    done = train(run, tuned_settings, most=3_500_000_000)
+def test_a_run_that_runs_out_of_memory_goes_on_with_smaller_batches(demo_settings: Settings, tmp_path: Path) -> None:
+    run = long_run(demo_settings, tmp_path)
+    done = train(run, demo_settings, most=3_500_000_000)
     facts, _ = read_facts(run.events)
     said = [fact for fact in facts if fact.get("kind") == "out_of_memory"]
     assert said, done.stderr[-2000:]
@@ -100,10 +104,11 @@ def test_a_run_that_runs_out_of_memory_goes_on_with_smaller_batches(tuned_settin
 
 
 @pytest.mark.train
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux only")
-def test_a_run_that_may_not_change_fails_with_the_choices(tuned_settings: Settings, tmp_path: Path) -> None:
-    run = long_run(tuned_settings, tmp_path, on_out_of_memory="stop")
-    done = train(run, tuned_settings, most=3_500_000_000)
+def test_a_run_that_may_not_change_fails_with_the_choices(demo_settings: Settings, tmp_path: Path) -> None:
+    run = long_run(demo_settings, tmp_path, on_out_of_memory="stop")
+    done = train(run, demo_settings, most=3_500_000_000)
     facts, _ = read_facts(run.events)
     assert done.returncode == 1, done.stderr[-2000:]
     assert facts[-1]["error"]["kind"] == "memory"

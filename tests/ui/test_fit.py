@@ -147,6 +147,7 @@ def test_one_press_makes_a_run_fit_that_learns_the_same(
     page = open_page(start_app().url)
     page.get_by_role("button", name="Next: Data").click()
     page.get_by_label("A file of mine").check()
+    expect(page.locator("#data-verdict")).to_contain_text("Upload a file")
     page.get_by_label("File or folder on this machine").fill(str(data))
     expect(page.locator("#data-verdict")).to_contain_text("11 to train on", timeout=60_000)
     page.get_by_role("button", name="Next: Method").click()
