@@ -156,7 +156,7 @@ def _wire_review(tab: CreateTab, services: Services, changes: list[Any], filled:
     for event in (filled, *presses):
         checks.append(event.then(wait, None, waiting, **QUIET).then(check, tab.held, checked, **QUIET))
     for event in checks:
-        event.success(plan, [step.checked, *tab.held], planned, **QUIET)
+        event.success(plan, [step.checked, *tab.held], planned, trigger_mode="multiple", **QUIET)
     step.measure.click(measure, [step.reviewed, *tab.held], step.measured, **QUEUED)
 
 

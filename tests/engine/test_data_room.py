@@ -161,7 +161,8 @@ def test_a_model_that_is_no_gemma_gives_no_xray_but_a_report(inspector: EngineCl
     assert caught.value.report.kind == ModelError.kind
     report = inspector.check(config)
     assert (report["xray"], report["ok"]) == (None, False)
-    assert [(problem["kind"], problem["severity"]) for problem in report["problems"]] == [("xray", "error")]
+    kinds = [("weights", "error"), ("xray", "error")]  # It has no weights either.
+    assert [(problem["kind"], problem["severity"]) for problem in report["problems"]] == kinds
 
 
 def test_a_file_that_was_changed_is_read_again(inspector: EngineClient, tmp_path: Path) -> None:
