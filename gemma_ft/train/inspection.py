@@ -30,7 +30,7 @@ from transformers import (
 from gemma_ft import catalog
 from gemma_ft.errors import ModelError
 from gemma_ft.shape import LinearGroup, ModelShape
-from gemma_ft.train.kinds import CHOOSE, damaged, read_config, require_tunable
+from gemma_ft.train.kinds import CHOOSE, damaged, lacking, read_config, require_tunable
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
@@ -70,11 +70,7 @@ def shape_of(config: PreTrainedConfig | Mapping[str, Any]) -> ModelShape:
             model = AutoModelForCausalLM.from_config(known, trust_remote_code=False, attn_implementation="eager")
             return _measure(model)
     except ImportError as exc:
-        missing = " ".join(str(exc).split()).partition(". ")[0]
-        raise ModelError(
-            f"A model of the kind {values['model_type']!r} needs a package that is not installed: {missing}.",
-            "For Gemma 3n: pip install -r requirements-gemma3n.txt",
-        ) from exc
+        raise lacking(exc) from exc
     except DAMAGED as exc:
         raise damaged(exc) from exc
 

@@ -63,6 +63,15 @@ def damaged(why: object) -> ModelError:
     return ModelError(f"Its config.json is damaged: {reason}.", "Fetch the model again, or choose another one.")
 
 
+def lacking(exc: ImportError) -> ModelError:
+    """Return the error for a model that needs a package which is not installed."""
+    missing = " ".join(str(exc).split()).partition(". ")[0]
+    return ModelError(
+        f"It needs a package that is not installed: {missing}.",
+        "For QLoRA: pip install bitsandbytes. For Gemma 3n: pip install -r requirements-gemma3n.txt",
+    )
+
+
 def require_tunable(values: Mapping[str, Any]) -> None:
     """Raise `ModelError` unless a configuration says that it is of a Gemma that writes text, and a known one."""
     kind = values.get("model_type")

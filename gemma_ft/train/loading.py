@@ -26,6 +26,7 @@ from gemma_ft.config import MethodConfig, ModelConfig, RunConfig, Targets
 from gemma_ft.errors import ModelError
 from gemma_ft.hardware import AMPERE
 from gemma_ft.train.inspection import ATTENTION, MLP
+from gemma_ft.train.kinds import lacking
 from gemma_ft.train.tokenizer import load_tokenizer
 
 LAYERS: dict[Targets, tuple[str, ...]] = {"all": ATTENTION + MLP, "attention": ATTENTION, "mlp": MLP}
@@ -88,11 +89,7 @@ def _load(folder: Path, **how: Any) -> Any:
     try:
         return AutoModelForCausalLM.from_pretrained(folder, **how)
     except ImportError as exc:
-        missing = " ".join(str(exc).split()).partition(". ")[0]
-        raise ModelError(
-            f"A package is missing: {missing}.",
-            "For QLoRA: pip install bitsandbytes. For Gemma 3n: pip install -r requirements-gemma3n.txt",
-        ) from exc
+        raise lacking(exc) from exc
     except (OSError, ValueError, KeyError, SafetensorError) as exc:
         raise ModelError(
             f"Its weights cannot be loaded: {exc}", "Give a complete model folder, or upgrade transformers."
