@@ -58,7 +58,6 @@ class Case:
 
     config: RunConfig
     shape: ModelShape | None
-    model_type: str | None
     machine: Machine
     token: str | None
     system_turns: SystemTurns | None
@@ -94,21 +93,19 @@ def examine(
     disk_needed: Callable[[RunConfig], int] | None,
     disk_free: int,
     knows: Callable[[str], bool],
-    model_type: str | None = None,
     installed: Callable[[str], bool] = is_installed,
 ) -> list[Finding]:
     """Return the card of a run.
 
-    `shape` is `None` while the model's configuration cannot be had, or when the library cannot build it; `model_type`
-    then says what it is, if that is known. `system_turns` is what becomes of system messages,
-    `None` when the data has none. `disk_needed` tells the bytes that a configuration writes (download, checkpoints and
-    result), so that a remedy can be tried; `disk_free` are those that are free. `knows` tells whether the installed
-    transformers has a `model_type`. The Hub is asked up to four times, each time for some seconds at most.
+    `shape` is `None` while the model's configuration cannot be had, or when the library cannot build it.
+    `system_turns` is what becomes of system messages, `None` when the data has none. `disk_needed` tells the bytes that
+    a configuration writes (download, checkpoints and result), so that a remedy can be tried; `disk_free` are those that
+    are free. `knows` tells whether the installed transformers has an architecture. The Hub is asked up to four times,
+    each time for some seconds at most.
     """
     case = Case(
         config=config,
         shape=shape,
-        model_type=model_type,
         machine=machine,
         token=token,
         system_turns=system_turns,
@@ -183,7 +180,7 @@ def _publishing(case: Case) -> Finding:
 
 
 def _library(case: Case) -> Finding:
-    name, kind = "Library", case.shape.model_type if case.shape else case.model_type
+    name, kind = "Library", case.shape.model_type if case.shape else None
     if not kind:
         return Finding(name=name, state="unknown", text="The model's configuration could not be read yet.")
     if case.knows(kind):
