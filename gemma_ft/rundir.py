@@ -3,7 +3,7 @@
 Promises that `state.json` is replaced in one piece, that a run id is safe as a folder name whatever the person typed,
 and that no function here deletes a run. Who may write which file: the person's side (page, command line) makes the
 folder and the wishes; the supervisor alone writes `state.json` once it is there; the trainer writes the facts, the
-checkpoints and the result. Does not start or look at processes.
+checkpoints and the result, and removes the wishes that it has granted. Does not start or look at processes.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import re
 import secrets
 import time
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -24,18 +25,23 @@ from gemma_ft.errors import ConfigError, ErrorReport, RunNotFound
 
 Status = Literal["queued", "preparing", "training", "stopping", "finished", "stopped", "failed", "interrupted"]
 Wish = Literal["stop", "cancel"]
+Request = Literal["save_now", "sample_now"]
 
 ACTIVE: frozenset[Status] = frozenset({"queued", "preparing", "training", "stopping"})
+GOING: frozenset[Status] = ACTIVE - {"queued"}
+"""What a run is called that has a device."""
 RESUMABLE: frozenset[Status] = frozenset({"stopped", "failed", "interrupted"})
 
 
 class ProcessId(BaseModel):
-    """A process that cannot be mistaken for a later one with the same number: its pid and when it was created."""
+    """A process that cannot be mistaken for a later one with the same number: its pid, when it was created (seconds, on
+    the clock of `monitor/identity.py`), and in which life of the machine."""
 
     model_config = ConfigDict(frozen=True)
 
     pid: int
     created: float
+    boot: str = ""
 
 
 class StopProgress(BaseModel):
@@ -49,7 +55,10 @@ class StopProgress(BaseModel):
 
 
 class RunState(BaseModel):
-    """What `state.json` holds. Times are unix seconds."""
+    """What `state.json` holds. Times are unix seconds.
+
+    `rescues` counts how often in a row the run was resumed without anybody asking for it.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -60,12 +69,23 @@ class RunState(BaseModel):
     ended_at: float | None = None
     heartbeat: float | None = None
     attempt: int = 1
+    rescues: int = 0
     supervisor: ProcessId | None = None
     trainer: ProcessId | None = None
     exit_code: int | None = None
     stop: StopProgress | None = None
     error: ErrorReport | None = None
     last_line: str = ""
+
+
+class Origin(BaseModel):
+    """Where a run comes from: the request that made it, and the finished run that it continues after `parent_step`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    request: str | None = None
+    parent: str | None = None
+    parent_step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +110,11 @@ class RunDir:
         return self.path / "state.json"
 
     @property
+    def origin_file(self) -> Path:
+        """Where the run comes from; written once, absent in runs of older versions."""
+        return self.path / "origin.json"
+
+    @property
     def events(self) -> Path:
         """The trainer's facts."""
         return self.path / "events.jsonl"
@@ -108,6 +133,11 @@ class RunDir:
     def supervisor_log(self) -> Path:
         """What the supervisor printed; empty unless something went wrong with it."""
         return self.path / "supervisor.log"
+
+    @property
+    def supervisor_lock(self) -> Path:
+        """Held by the run's supervisor as long as it lives; holds the time of its last beat."""
+        return self.path / "supervisor.lock"
 
     @property
     def wishes(self) -> Path:
@@ -154,6 +184,13 @@ class RunDir:
             created = self.path.stat().st_ctime
             return RunState(status="interrupted", created_at=created, ended_at=created, error=report)
 
+    def origin(self) -> Origin:
+        """Read where the run comes from; a file that is missing or damaged tells of nothing."""
+        try:
+            return Origin.model_validate_json(self.origin_file.read_bytes())
+        except (OSError, ValidationError):
+            return Origin()
+
     def write_state(self, state: RunState) -> None:
         """Replace the state in one piece."""
         replace_file(self.state_file, state.model_dump_json(indent=1))
@@ -165,23 +202,43 @@ class RunDir:
 
     def wished(self) -> Wish | None:
         """Return the strongest wish that is waiting: `cancel` before `stop`."""
-        for wish in ("cancel", "stop"):
-            if (self.wishes / wish).exists():
-                return wish
-        return None
+        found: tuple[Wish, ...] = ("cancel", "stop")
+        return next((wish for wish in found if (self.wishes / wish).exists()), None)
+
+    def request(self, request: Request) -> None:
+        """Ask for something that the run does on its way, at its next step."""
+        self.wishes.mkdir(exist_ok=True)
+        (self.wishes / request).touch()
+
+    def requested(self, request: Request) -> bool:
+        """Tell whether something is asked for that has not been done yet."""
+        return (self.wishes / request).exists()
+
+    def grant(self, request: Request) -> None:
+        """Note that what was asked for is being done; whoever asks from now on asks anew."""
+        (self.wishes / request).unlink(missing_ok=True)
 
     def clear_wishes(self) -> None:
-        """Remove the wishes: they have been granted."""
-        for wish in ("cancel", "stop"):
+        """Remove the wishes: they have been granted, or the run has ended without them."""
+        for wish in (*get_args(Wish), *get_args(Request)):
             (self.wishes / wish).unlink(missing_ok=True)
 
 
-def create_run(runs: Path, config: RunConfig) -> RunDir:
-    """Make the folder of a new, queued run and return it."""
+def create_run(
+    runs: Path, config: RunConfig, origin: Origin | None = None, furnish: Callable[[RunDir], None] | None = None
+) -> RunDir:
+    """Make the folder of a new, queued run and return it.
+
+    `furnish` puts things into it; nobody sees the run before that is done.
+    """
     run = RunDir(runs / new_run_id(config))
     run.path.mkdir(parents=True)
     run.wishes.mkdir()
     replace_file(run.config_file, config.model_dump_json(indent=1))
+    if origin is not None:
+        replace_file(run.origin_file, origin.model_dump_json(indent=1))
+    if furnish is not None:
+        furnish(run)
     run.write_state(RunState(created_at=time.time()))
     return run
 

@@ -31,11 +31,22 @@ class Settings:
     port: int = DEFAULT_PORT
     on_space: bool = False
     hub_token: str | None = None
+    auto_resume: bool = False
 
     @property
     def runs(self) -> Path:
         """The folder that holds one folder per run."""
         return self.home / "runs"
+
+    @property
+    def queue(self) -> Path:
+        """The folder of the line of runs that wait."""
+        return self.home / "queue"
+
+    @property
+    def devices(self) -> Path:
+        """The folder of the locks of devices."""
+        return self.home / "devices"
 
     @property
     def models(self) -> Path:
@@ -63,7 +74,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Read `GEMMA_FT_HOME`, `GRADIO_SERVER_NAME`, `GRADIO_SERVER_PORT`, `SYSTEM` and `HF_TOKEN`.
+        """Read `GEMMA_FT_HOME`, `GEMMA_FT_AUTO_RESUME`, `GRADIO_SERVER_NAME` and `_PORT`, `SYSTEM` and `HF_TOKEN`.
 
         Raises `ConfigError` for a port that is none.
         """
@@ -75,6 +86,7 @@ class Settings:
             port=_port(env.get("GRADIO_SERVER_PORT")),
             on_space=on_space,
             hub_token=None if on_space else clean_token(env.get("HF_TOKEN")),
+            auto_resume=env.get("GEMMA_FT_AUTO_RESUME", "").strip().lower() in ("1", "true", "yes", "on"),
         )
 
 

@@ -40,9 +40,12 @@ def child_environment(environ: Mapping[str, str], *, hub_token: str | None = Non
 
 
 def spawn(
-    module: str, arguments: Sequence[str], *, log: Path, environment: Mapping[str, str]
+    module: str, arguments: Sequence[str], *, log: Path, environment: Mapping[str, str], inherits: Sequence[int] = ()
 ) -> subprocess.Popen[bytes]:
-    """Start `python -m module arguments...` in a session of its own, its output appended to the file `log`."""
+    """Start `python -m module arguments...` in a session of its own, its output appended to the file `log`.
+
+    Of this process's open files it inherits those that are named, and no others.
+    """
     with log.open("ab") as output:
         return subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -52,6 +55,7 @@ def spawn(
             env=dict(environment),
             cwd=PROJECT_ROOT,
             start_new_session=True,
+            pass_fds=tuple(inherits),
         )
 
 

@@ -107,7 +107,7 @@ class FactsCallback(TrainerCallback):
 
 
 class WishesCallback(TrainerCallback):
-    """Obeys requests to stop: with a checkpoint, except for a cancel."""
+    """Obeys requests to stop, with a checkpoint except for a cancel, and requests to save on the way."""
 
     def __init__(self, control: Control) -> None:
         self._control = control
@@ -122,6 +122,8 @@ class WishesCallback(TrainerCallback):
     ) -> TrainerControl:
         if asked := self._control.agreed():
             self._leave(control, asked)
+        elif self._control.saves_now():
+            control.should_save = True
         return control
 
     def on_substep_end(
@@ -200,11 +202,16 @@ class CheckpointCallback(TrainerCallback):
 
 
 class SamplesCallback(TrainerCallback):
-    """Asks the configured questions before the first step, at each evaluation and at the end."""
+    """Asks the configured questions before the first step, at each evaluation, at the end, and on request."""
 
-    def __init__(self, ask: Callable[[int], None]) -> None:
+    def __init__(self, ask: Callable[[int], None], control: Control) -> None:
         self._ask = ask
+        self._control = control
         self._asked_at = -1
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._control.samples_now():
+            self._once(state.global_step)
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._once(state.global_step)

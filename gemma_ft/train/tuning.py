@@ -180,5 +180,5 @@ def _add_callbacks(
         CheckpointCallback(run, writing, training.keep_checkpoints, progress, keep_best=training.keep_best)
     )
     if ranks.is_main():
-        trainer.add_callback(SamplesCallback(ask))
+        trainer.add_callback(SamplesCallback(ask, control))
     trainer.add_callback(WishesCallback(control))
