@@ -74,6 +74,7 @@ def train(
         _tell_problems(report["problems"])
         raise typer.Exit(BAD_INPUT)
     manager = _manager()
+    manager.reconcile()
     run = manager.start(config)
     typer.echo(f"Run {run.run_id} in {run.path}")
     if not detach:
@@ -146,11 +147,55 @@ def stop(
 def resume(run_id: RunId, detach: Annotated[bool, typer.Option(help="Return at once.")] = False) -> None:
     """Go on with a stopped, failed or interrupted run from its last checkpoint."""
     manager = _manager()
+    manager.reconcile()
     run = _open(manager, run_id)
     offset = run.log.stat().st_size if run.log.exists() else 0
     manager.resume(run.run_id)
     if not detach:
         _follow(manager, run, offset)
+
+
+@app.command("continue")
+@tells_errors
+def continue_command(
+    run_id: RunId,
+    epochs: Annotated[float, typer.Option(help="How many more times each row is seen.")] = 1.0,
+    detach: Annotated[bool, typer.Option(help="Return at once.")] = False,
+) -> None:
+    """Train a finished run further, as a new run that goes on from its last checkpoint."""
+    manager = _manager()
+    run = manager.continue_run(_open(manager, run_id).run_id, epochs)
+    typer.echo(f"Run {run.run_id} in {run.path}")
+    if not detach:
+        _follow(manager, run)
+
+
+@app.command()
+@tells_errors
+def save(run_id: RunId) -> None:
+    """Save a checkpoint at the next step and go on."""
+    manager = _manager()
+    manager.request(_open(manager, run_id).run_id, "save_now")
+    typer.echo("A checkpoint is saved after the current step.")
+
+
+@app.command()
+@tells_errors
+def sample(run_id: RunId) -> None:
+    """Let a run answer its questions at the next step."""
+    manager = _manager()
+    manager.request(_open(manager, run_id).run_id, "sample_now")
+    typer.echo("The questions are answered after the current step.")
+
+
+@app.command()
+@tells_errors
+def move(run_id: RunId, places: Annotated[int, typer.Argument(help="Later if positive, earlier if negative.")]) -> None:
+    """Move a queued run in the line; a negative number needs `--` in front of it."""
+    manager = _manager()
+    manager.move(_open(manager, run_id).run_id, places)
+    for place, waiting in enumerate(manager.waiting(), 1):
+        typer.echo(f"{place:>3} {waiting.run_id}")
 
 
 @app.command()
@@ -207,10 +252,13 @@ def _follow(manager: JobManager, run: RunDir, offset: int = 0) -> None:
         typer.echo("Stopping and saving (Ctrl-C again to cancel) ..." if asked == 1 else "Cancelling ...", err=True)
 
     signal.signal(signal.SIGINT, ask)
-    ended = False
+    ended, told = False, 0
     while not ended:
         state = manager.state(run)
         ended = state.status not in ACTIVE
+        if state.status == "queued" and told != (place := _place(manager, run)):
+            told = place
+            typer.echo(f"Waiting for a device, number {place} in line.", err=True)
         text, offset = read_log(run.log, offset)
         typer.echo(text, nl=False)
         if not ended:
@@ -221,6 +269,12 @@ def _follow(manager: JobManager, run: RunDir, offset: int = 0) -> None:
         typer.echo(f"The model is in {run.model}")
     bad_input = state.error is not None and state.error.kind in ("config", "data")
     raise typer.Exit(BAD_INPUT if bad_input and state.status == "failed" else EXIT_CODES[state.status])
+
+
+def _place(manager: JobManager, run: RunDir) -> int:
+    """Return a run's place in line, 1 for the next one, 0 for one that does not wait any more."""
+    waiting = manager.waiting()
+    return waiting.index(run) + 1 if run in waiting else 0
 
 
 def _steps(summary: Summary) -> str:

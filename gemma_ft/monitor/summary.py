@@ -27,6 +27,7 @@ def summarise(run: RunDir, state: RunState) -> Summary:
         "started_at": state.started_at,
         "ended_at": state.ended_at,
         "attempt": state.attempt,
+        "parent": run.origin().parent,
         "step": step.get("step", 0),
         "max_steps": step.get("max_steps"),
         "metrics": {name: step[name] for name in METRICS if name in step},

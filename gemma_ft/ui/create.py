@@ -28,14 +28,13 @@ from gemma_ft.ui.review_step import (
     pressed_changes,
 )
 from gemma_ft.ui.services import Services
-from gemma_ft.ui.wiring import QUEUED, QUIET, shows_errors
+from gemma_ft.ui.wiring import QUEUED, QUIET, REQUEST_ID, SHOW_RUN, shows_errors
 
 MODEL, DATA, METHOD, REVIEW = 1, 2, 3, 4
 WELCOME = """### Tune a Gemma on your own examples
 Pick a Gemma, bring questions and answers, and watch it learn them on the Dashboard.<br>
 Then talk to the base and the tuned model side by side in the Playground, and publish the result.<br>
 **New here?** *Try it* fills everything in: a tiny Gemma that learns 50 capitals in about a minute, on any computer."""
-SHOW_RUN = "(run) => { window.gemmaWantedRun = run; window.gemmaDashboard?.show(run); }"
 
 
 class CreateTab:
@@ -83,13 +82,13 @@ def build_create(services: Services, tabs: gr.Tabs) -> gr.Textbox:
     started = gr.Textbox(visible="hidden", elem_id="started-run")
 
     @shows_errors
-    def press_start(reviewed: Any, token_typed: str, *held: Any) -> tuple[str, Any]:
+    def press_start(request: str, reviewed: Any, token_typed: str, *held: Any) -> tuple[str, Any]:
         values = form.values(held)
         if reviewed is None or reviewed["values"] != values or not reviewed["report"]["ok"]:
             raise ConfigError(
                 "The form has changed since it was reviewed.", "Wait for the Review, and press Start again."
             )
-        run = services.start(parse_config(values), services.token(token_typed))
+        run = services.start(parse_config(values), services.token(token_typed), request)
         return run.run_id, gr.Tabs(selected="dashboard")
 
     def fill() -> list[Any]:
@@ -101,8 +100,9 @@ def build_create(services: Services, tabs: gr.Tabs) -> gr.Textbox:
     _wire_review(tab, services, [tab.steps.change, *changes], tab.try_it.click(fill, None, filled, **QUIET))
     starting = tab.review.start.click(
         press_start,
-        [tab.review.reviewed, *tab.held],
+        [started, tab.review.reviewed, *tab.held],
         [started, tabs],
+        js=REQUEST_ID,
         show_progress="minimal",
         api_visibility="private",
     )

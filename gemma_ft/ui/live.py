@@ -12,16 +12,17 @@ import threading
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from gemma_ft.errors import RunNotFound
+from gemma_ft.errors import ConfigError, RunNotFound
 from gemma_ft.events import Fact
 from gemma_ft.jobs.manager import JobManager
 from gemma_ft.monitor.facts import RunFacts
 from gemma_ft.monitor.log import read_log
 from gemma_ft.monitor.summary import describe_run
-from gemma_ft.rundir import RunDir
+from gemma_ft.rundir import RunDir, RunState
+from gemma_ft.ui.actions import place_in_line, possible
 from gemma_ft.ui.present import view
 
 Cursor = dict[str, Any]
@@ -32,14 +33,18 @@ MOST_POINTS = 2000
 STEP_COLUMNS = ("step", "loss", "learning_rate")
 EVAL_COLUMNS = ("step", "loss")
 SAMPLE_FIELDS = ("step", "prompt", "answer")
+WATCHES_ONLY = (
+    "This page only watches: another one controls the runs of this home. If that one ends, this one takes over."
+)
 COUNTED = ("steps", "evals", "samples")
 
 
 class LiveRuns:
     """Answers the browsers; remembers what it has read of each run, for all of them together."""
 
-    def __init__(self, manager: JobManager) -> None:
+    def __init__(self, manager: JobManager, *, in_control: Callable[[], bool] = lambda: True) -> None:
         self._manager = manager
+        self._in_control = in_control
         self._facts: OrderedDict[str, RunFacts] = OrderedDict()
         self._listing: tuple[float, list[dict[str, str]]] = (0.0, [])
         self._lock = threading.Lock()
@@ -50,6 +55,7 @@ class LiveRuns:
         listing = self._list()
         version = zlib.crc32(json.dumps(listing).encode())
         news: dict[str, Any] = {"runs": listing if version != cursor.get("runs") else None}
+        news["notice"] = None if self._in_control() else WATCHES_ONLY
         wanted = cursor.get("run") or (listing[0]["id"] if listing else None)
         if wanted is None:
             return {**news, "run": None, "cursor": {"run": None, "runs": version}}
@@ -65,10 +71,12 @@ class LiveRuns:
         news = facts.since(known.get("generation"), *(int(known.get(name, 0)) for name in COUNTED))
         text, log_end = read_log(run.log, 0 if news.anew else int(known.get("log", 0)))
         state = self._manager.state(run)
+        place = place_in_line(self._order(), run.run_id) if state.status == "queued" else None
         return {
             "run": run.run_id,
             "reset": news.anew,
-            "view": view(describe_run(run), state, facts, has_model=run.model.is_dir(), now=time.time()),
+            "view": view(describe_run(run), state, facts, has_model=run.model.is_dir(), now=time.time(), place=place),
+            "can": self._possible(run, state, place),
             "steps": columns(thin(news.steps, MOST_POINTS), STEP_COLUMNS),
             "evals": columns(thin(news.evals, MOST_POINTS), EVAL_COLUMNS),
             "samples": [{key: fact.get(key) for key in SAMPLE_FIELDS} for fact in first_and_last(news.samples)],
@@ -82,6 +90,27 @@ class LiveRuns:
                 "runs": version,
             },
         }
+
+    def _possible(self, run: RunDir, state: RunState, place: int | None) -> list[str]:
+        """Return what can be done now with a run, and `rescue` if there are runs that were interrupted."""
+        try:
+            asks = state.status == "training" and bool(run.config().evaluation.prompts)
+        except ConfigError:
+            asks = False
+        in_control = self._in_control()
+        can = possible(
+            state,
+            has_model=run.model.is_dir(),
+            asks=asks,
+            place=place,
+            waiting=len(self._order()),
+            in_control=in_control,
+        )
+        others = [other for other in self._list() if other["status"] == "interrupted" and other["id"] != run.run_id]
+        return [*can, *(["rescue"] if in_control and others else [])]
+
+    def _order(self) -> list[str]:
+        return [run.run_id for run in self._manager.waiting()]
 
     def _facts_of(self, run: RunDir) -> RunFacts:
         """Return what has been read of a run; the runs that were looked at longest ago are forgotten."""

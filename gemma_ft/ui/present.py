@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemma_ft.monitor.facts import RunFacts
-from gemma_ft.rundir import ACTIVE, RESUMABLE, RunState
+from gemma_ft.rundir import ACTIVE, RunState
 
 DASH = "–"
 SILENT_SECONDS = 60.0
@@ -32,25 +32,30 @@ HEADLINES = {
 
 
 def view(
-    about: Mapping[str, str | None], state: RunState, facts: RunFacts, *, has_model: bool, now: float
+    about: Mapping[str, str | None],
+    state: RunState,
+    facts: RunFacts,
+    *,
+    has_model: bool,
+    now: float,
+    place: int | None = None,
 ) -> dict[str, Any]:
-    """Return what the dashboard shows of a run besides its curves and its log; `about` has its `name` and `model`."""
+    """Return what the dashboard shows of a run besides its curves and its log; `about` has its `name` and `model`.
+
+    `place` is its place in the line of those that wait, 1 for the next one.
+    """
     active = state.status in ACTIVE
     return {
         "name": about["name"],
         "status": state.status,
         "headline": _headline(state, has_model=has_model),
-        "detail": _detail(state, facts, now),
+        "detail": _detail(state, facts, now, place),
         "progress": _progress(state, facts),
         "figures": _figures(about, state, facts, now),
         "error": state.error.model_dump() if state.error else None,
         "warnings": facts.warnings[-5:],
         "published": facts.published.get("url"),
         "active": active,
-        "can_stop": active and (state.stop is None),
-        "can_cancel": active and (state.stop is None or state.stop.wish == "stop"),
-        "can_resume": state.status in RESUMABLE,
-        "can_chat": state.status == "finished" and has_model,
     }
 
 
@@ -141,9 +146,11 @@ def _headline(state: RunState, *, has_model: bool) -> str:
     return HEADLINES[state.status]
 
 
-def _detail(state: RunState, facts: RunFacts, now: float) -> str:
+def _detail(state: RunState, facts: RunFacts, now: float, place: int | None) -> str:
     """Say in one line what is going on, or what can be done next."""
     saved = f" The last checkpoint is of step {facts.checkpoint}." if facts.checkpoint else ""
+    if state.status == "queued":
+        return f"Number {place} in line; it starts by itself when a device is free." if place else ""
     if state.status == "stopping":
         if state.stop and state.stop.next_rung_at:
             patience = duration(state.stop.next_rung_at - now)

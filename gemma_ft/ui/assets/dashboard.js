@@ -20,6 +20,7 @@ function make(tag, attributes = {}, ...children) {
 function layOut(root) {
   const parts = {
     empty: make("div", { class: "dash-empty" }, "No run yet. Press Try it on the Create tab to start the first one."),
+    notice: make("div", { class: "dash-notice", role: "status", hidden: "" }),
     choice: make("select", { id: "run-choice", "aria-label": "Run" }),
     pill: make("span", { class: "pill" }),
     headline: make("span", { class: "headline", role: "status", "aria-live": "polite" }),
@@ -73,7 +74,7 @@ function layOut(root) {
       parts.log,
     ),
   );
-  root.append(parts.empty, parts.content);
+  root.append(parts.notice, parts.empty, parts.content);
   return parts;
 }
 
@@ -237,6 +238,8 @@ class Screen {
     const { parts } = this;
     this.cursor = news.cursor;
     if (news.runs) this.listRuns(news.runs);
+    parts.notice.hidden = !news.notice;
+    parts.notice.textContent = news.notice ?? "";
     parts.empty.hidden = Boolean(news.run);
     parts.content.hidden = !news.run;
     if (news.missing) parts.empty.textContent = `There is no run ${news.missing}.`;
@@ -247,8 +250,7 @@ class Screen {
     this.chart.add(news.steps, news.evals);
     this.addSamples(news.samples);
     this.addLog(news.log);
-    const { can_stop, can_cancel, can_resume, can_chat } = news.view;
-    this.tell({ run: news.run, status: news.view.status, can_stop, can_cancel, can_resume, can_chat });
+    this.tell({ run: news.run, status: news.view.status, can: news.can });
   }
 
   tell(state) {
