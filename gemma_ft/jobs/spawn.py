@@ -16,7 +16,7 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 ALLOWED = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "SYSTEM",
-    "GEMMA_FT_HOME", "HF_HOME", "HF_ENDPOINT", "SSL_CERT_FILE", "SSL_CERT_DIR",
+    "GEMMA_FT_HOME", "GEMMA_FT_AUTO_RESUME", "HF_HOME", "HF_ENDPOINT", "SSL_CERT_FILE", "SSL_CERT_DIR",
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
 )  # fmt: skip
 DEFAULTS = {

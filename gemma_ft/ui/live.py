@@ -33,9 +33,7 @@ MOST_POINTS = 2000
 STEP_COLUMNS = ("step", "loss", "learning_rate")
 EVAL_COLUMNS = ("step", "loss")
 SAMPLE_FIELDS = ("step", "prompt", "answer")
-WATCHES_ONLY = (
-    "This page only watches: another one controls the runs of this home. If that one ends, this one takes over."
-)
+WATCHES_ONLY = "This page only watches: another one controls the runs of this home. When it ends, this one takes over."
 COUNTED = ("steps", "evals", "samples")
 
 
