@@ -20,7 +20,11 @@ from pydantic import BaseModel, ConfigDict
 
 
 class ErrorReport(BaseModel):
-    """A failure as it is stored in `state.json` and shown on the page and in the terminal."""
+    """A failure as it is stored in `state.json` and shown on the page and in the terminal.
+
+    `kind` is a stable word for programs (docs/failures.md lists them). `details` is what only some want to read, the
+    traceback or the end of the log; it is empty where there is nothing to add.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,18 +32,24 @@ class ErrorReport(BaseModel):
     title: str
     what_happened: str
     what_to_do: str
+    details: str = ""
 
 
 class GemmaFtError(Exception):
-    """Base of all errors with a message for a person: a title, what happened, and what to do."""
+    """Base of all errors with a message for a person: a title, what happened, and what to do.
+
+    The report has the kind and the title of the class, unless a more exact one is given.
+    """
 
     kind = "error"
     title = "Something went wrong"
 
-    def __init__(self, what_happened: str, what_to_do: str = "", *, title: str | None = None) -> None:
+    def __init__(
+        self, what_happened: str, what_to_do: str = "", *, title: str | None = None, kind: str | None = None
+    ) -> None:
         super().__init__(f"{what_happened} {what_to_do}".strip())
         self.report = ErrorReport(
-            kind=self.kind,
+            kind=kind or self.kind,
             title=title or self.title,
             what_happened=what_happened,
             what_to_do=what_to_do,

@@ -18,6 +18,7 @@ WORDS = {
     "catalog",
     "recipes",
     "errors",
+    "failures",
     "settings",
     "events",
     "rundir",

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from gemma_ft.config import RunConfig
 from gemma_ft.errors import ErrorReport, RunBusy
 from gemma_ft.jobs.continuing import continuation
-from gemma_ft.jobs.outcome import last_line
+from gemma_ft.jobs.log_end import last_line
 from gemma_ft.jobs.queue import Queue
 from gemma_ft.jobs.spawn import own_environment, spawn
 from gemma_ft.jobs.truth import end_hung, is_attended, true_state

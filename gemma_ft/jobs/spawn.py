@@ -26,6 +26,7 @@ DEFAULTS = {
 ALLOWED_PREFIXES = ("CUDA_", "NVIDIA_", "OMP_", "GOMP_", "NCCL_", "PYTORCH_", "HF_HUB_", "HF_XET_")
 FIXED = {
     "PYTHONUNBUFFERED": "1",
+    "PYTHONFAULTHANDLER": "1",  # a crash in compiled code leaves the place in the log
     "PYTHONPATH": str(PROJECT_ROOT),
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",

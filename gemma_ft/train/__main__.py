@@ -17,6 +17,7 @@ from pathlib import Path
 from gemma_ft.data.prepare import prepare
 from gemma_ft.errors import ErrorReport, HubError
 from gemma_ft.events import FactWriter, read_facts
+from gemma_ft.failures import STOPPED, exit_code, explain
 from gemma_ft.hub.cards import model_card
 from gemma_ft.hub.upload import ensure_repo, upload_model
 from gemma_ft.redaction import redact_output
@@ -24,7 +25,6 @@ from gemma_ft.rundir import RunDir
 from gemma_ft.settings import Settings
 from gemma_ft.train import ranks
 from gemma_ft.train.control import Asked, Control, StopRequested
-from gemma_ft.train.failures import STOPPED, exit_code, explain
 from gemma_ft.train.progress import Progress
 from gemma_ft.train.resolve import resolve_model
 
@@ -57,7 +57,7 @@ def main(path: str) -> int:
         if ranks.lost_peer(exc):
             exc = ranks.PeerLost()
         if ranks.count() == 1 or not _is_told(run, attempt):
-            facts.append("result", sync=True, outcome="failed", attempt=attempt, error=explain(exc).model_dump())
+            facts.append("result", sync=True, outcome="failed", attempt=attempt, error=explain(exc, token).model_dump())
         return exit_code(exc)
     if ranks.is_main():
         log.info("The run has %s", outcome)

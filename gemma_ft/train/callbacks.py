@@ -180,25 +180,36 @@ class BestCallback(TrainerCallback):
 
 
 class CheckpointCallback(TrainerCallback):
-    """Moves each finished checkpoint into place and keeps only the newest ones, and the best if that is wanted."""
+    """Moves each finished checkpoint into place and keeps only the newest ones, and the best if that is wanted.
+
+    The older ones go when `tidy` is called, once the newest has proven to be sound.
+    """
 
     def __init__(self, run: RunDir, writing: Path, keep: int, progress: Progress, *, keep_best: bool = False) -> None:
         self._run, self._writing, self._keep, self._progress = run, writing, keep, progress
         self._keep_best = keep_best
+        self._too_many = False
+        self._best = ""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         ranks.wait()  # Each process writes the state of its random numbers into it.
         if ranks.is_main():
             self._move(f"checkpoint-{state.global_step}", state)
 
+    def tidy(self) -> None:
+        """Delete the checkpoints that are not kept, if there are new ones since the last time."""
+        if self._too_many:
+            self._too_many = False
+            for old in checkpoints(self._run)[: -self._keep]:
+                if old.name != self._best:
+                    shutil.rmtree(old)
+
     def _move(self, name: str, state: TrainerState) -> None:
         (self._writing / name / "training_args.bin").unlink(missing_ok=True)
         move_into_place(self._writing / name, self._run.checkpoints / name)
         self._progress.fact("checkpoint", sync=True, step=state.global_step, path=f"checkpoints/{name}")
-        best = f"checkpoint-{state.best_global_step}" if self._keep_best else ""
-        for old in checkpoints(self._run)[: -self._keep]:
-            if old.name != best:
-                shutil.rmtree(old)
+        self._best = f"checkpoint-{state.best_global_step}" if self._keep_best else ""
+        self._too_many = True
 
 
 class SamplesCallback(TrainerCallback):
@@ -231,7 +242,12 @@ class SamplesCallback(TrainerCallback):
 def checkpoints(run: RunDir) -> list[Path]:
     """Return the run's whole checkpoints, oldest first."""
     found = [path for path in run.checkpoints.glob("checkpoint-*") if path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step at which a checkpoint was written."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def move_into_place(written: Path, place: Path) -> None:

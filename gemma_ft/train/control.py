@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Literal, get_args
 
+from gemma_ft.failures import FAILED
 from gemma_ft.monitor.identity import is_alive
 from gemma_ft.rundir import RunDir
 from gemma_ft.train import ranks
-from gemma_ft.train.failures import FAILED
 
 Asked = Literal["interrupted", "stop", "cancel"]
 """What may be asked for; what comes later is stronger."""

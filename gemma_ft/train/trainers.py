@@ -9,6 +9,7 @@ switch it off there). Does not run anything.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,21 @@ Rows = tuple[Sequence[Row], Sequence[Row]]
 
 
 class Stoppable(Trainer):
-    """A trainer whose evaluation can be stopped, and that writes no card of its own."""
+    """A trainer whose evaluation can be stopped, that knows its gradient's norm, and writes no card of its own."""
+
+    gradient_norm = 0.0
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        """Remember the norm, which callbacks are not told."""
+        norm = super()._get_grad_norm(*args, **kwargs)
+        self.gradient_norm = float(norm)
+        return norm
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Forget a loss that is not finite once it is told; `Trainer` would carry it into all later ones."""
+        if not math.isfinite(logs.get("loss", 0.0)):
+            self._tr_loss.zero_()
+        super().log(logs, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate; an evaluation that was stopped has no metrics."""
@@ -67,7 +82,7 @@ def new_trainer(
     writing: Path,
     *,
     in_order: bool = False,
-) -> Trainer:
+) -> Stoppable:
     """Return the trainer of a freshly loaded model; it puts the adapter on. `reference` loads the model once more.
 
     The rows are mixed anew in every epoch, unless they are wanted `in_order`.
@@ -86,7 +101,7 @@ def new_trainer(
     }
     shared = _arguments(config, writing, has_validation=len(validation) > 0)
     shared["train_sampling_strategy"] = "sequential" if in_order else "random"
-    trainer: Trainer
+    trainer: Stoppable
     if config.method.objective == "sft":
         arguments = SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True})
         collator = PackingCollator(tokenizer.pad_token_id) if config.training.packing else None

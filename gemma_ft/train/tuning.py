@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import gc
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
 from gemma_ft.config import RunConfig
+from gemma_ft.failures import is_out_of_memory
 from gemma_ft.rundir import RunDir
 from gemma_ft.sampling import Sampling
 from gemma_ft.train import ranks
@@ -35,14 +37,15 @@ from gemma_ft.train.callbacks import (
     WishesCallback,
     checkpoints,
     move_into_place,
+    step_of,
 )
 from gemma_ft.train.control import Control
-from gemma_ft.train.failures import is_out_of_memory
+from gemma_ft.train.finite import FiniteCallback
 from gemma_ft.train.fitting import fitted, needing_less, settled
 from gemma_ft.train.generation import answer
 from gemma_ft.train.loading import describe_model, load_for_training, load_reference, save_result
 from gemma_ft.train.progress import Progress
-from gemma_ft.train.trainers import Rows, new_trainer
+from gemma_ft.train.trainers import Rows, Stoppable, new_trainer
 
 
 def tune(
@@ -100,8 +103,6 @@ def _tune(
     model = load_for_training(base_folder, config)
     base = describe_model(model)
     writing = run.path / ".writing"
-    if ranks.is_main():
-        shutil.rmtree(writing, ignore_errors=True)
     trainer = new_trainer(model, lambda: load_reference(base_folder, config), tokenizer, config, rows, writing)
     trained = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
     checkpointing = config.training.gradient_checkpointing == "on"
@@ -110,7 +111,7 @@ def _tune(
     facts = FactsCallback(progress)
     trainer.add_callback(facts)
     _add_callbacks(trainer, run, config, tokenizer, writing, control, progress)
-    with control.at_steps_only():
+    with control.at_steps_only(), _emptied(writing):
         _train(trainer, run, config)
         trained_whole = trainer.state.global_step >= trainer.state.max_steps
         asked = control.agreed()
@@ -122,9 +123,19 @@ def _tune(
             save_result(trainer.model, tokenizer, writing / "model", config.model)
             (writing / "model" / "README.md").write_text(card(facts.tuned), encoding="utf-8")
             move_into_place(writing / "model", run.model)
-    if ranks.is_main():
-        shutil.rmtree(writing, ignore_errors=True)
     return finished
+
+
+@contextmanager
+def _emptied(folder: Path) -> Iterator[None]:
+    """Remove what a kill has left in a folder, and afterwards what is left of a failure: it may fill the disk."""
+    if ranks.is_main():
+        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield
+    finally:
+        if ranks.is_main():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _train(trainer: Trainer, run: RunDir, config: RunConfig) -> None:
@@ -151,7 +162,7 @@ def _take_best(trainer: Trainer, run: RunDir, tuned: Tuned, progress: Progress) 
 
 
 def _add_callbacks(
-    trainer: Trainer,
+    trainer: Stoppable,
     run: RunDir,
     config: RunConfig,
     tokenizer: Any,
@@ -159,6 +170,8 @@ def _add_callbacks(
     control: Control,
     progress: Progress,
 ) -> None:
+    """Add what is done at each step, in the order in which it has to be done."""
+
     def ask(step: int) -> None:
         for prompt in config.evaluation.prompts:
             if control.asked():
@@ -175,10 +188,15 @@ def _add_callbacks(
     best = BestCallback(
         keep=training.keep_best, patience=training.early_stopping, every=training.eval_every, progress=progress
     )
-    trainer.add_callback(best)
-    trainer.add_callback(
-        CheckpointCallback(run, writing, training.keep_checkpoints, progress, keep_best=training.keep_best)
+    saving = CheckpointCallback(run, writing, training.keep_checkpoints, progress, keep_best=training.keep_best)
+    finite = FiniteCallback(
+        progress,
+        lambda: trainer.gradient_norm,
+        proven=saving.tidy,
+        sound=lambda step: max((found for path in checkpoints(run) if (found := step_of(path)) < step), default=None),
     )
+    for callback in (finite, best, saving):
+        trainer.add_callback(callback)
     if ranks.is_main():
         trainer.add_callback(SamplesCallback(ask, control))
     trainer.add_callback(WishesCallback(control))
