@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
+from textwrap import indent
 from typing import Annotated, Any, ParamSpec
 
 import typer
@@ -129,6 +130,8 @@ def show(run_id: RunId, as_json: AsJson = False) -> None:
         typer.echo(f"  {name}: {value}")
     typer.echo(f"  folder: {summary['folder']}")
     _tell_state_error(state)
+    if state.error and state.error.details:
+        typer.echo(indent(state.error.details, "    "), err=True)
 
 
 @app.command()
@@ -267,7 +270,7 @@ def _follow(manager: JobManager, run: RunDir, offset: int = 0) -> None:
     typer.echo(f"Run {run.run_id} has {state.status}." if state.status != "interrupted" else "The run was interrupted.")
     if state.status == "finished":
         typer.echo(f"The model is in {run.model}")
-    bad_input = state.error is not None and state.error.kind in ("config", "data")
+    bad_input = state.exit_code == BAD_INPUT or (state.error is not None and state.error.kind in ("config", "data"))
     raise typer.Exit(BAD_INPUT if bad_input and state.status == "failed" else EXIT_CODES[state.status])
 
 

@@ -33,6 +33,10 @@ GOING: frozenset[Status] = ACTIVE - {"queued"}
 RESUMABLE: frozenset[Status] = frozenset({"stopped", "failed", "interrupted"})
 
 
+KILLED_FOR_MEMORY = "killed_for_memory"
+"""The kind of the warning that the supervisor adds to the facts after an attempt that the kernel ended."""
+
+
 class ProcessId(BaseModel):
     """A process that cannot be mistaken for a later one with the same number: its pid, when it was created (seconds, on
     the clock of `monitor/identity.py`), and in which life of the machine."""

@@ -19,9 +19,9 @@ from filelock import FileLock, Timeout
 from gemma_ft.config import RunConfig
 from gemma_ft.errors import ErrorReport, RunBusy
 from gemma_ft.jobs.continuing import continuation
-from gemma_ft.jobs.log_end import last_line
+from gemma_ft.jobs.outcome import did_not_start
 from gemma_ft.jobs.queue import Queue
-from gemma_ft.jobs.spawn import own_environment, spawn
+from gemma_ft.jobs.spawn import NotStarted, own_environment, spawn
 from gemma_ft.jobs.truth import end_hung, is_attended, true_state
 from gemma_ft.rundir import (
     ACTIVE,
@@ -206,13 +206,17 @@ class JobManager:
         """Put a queued run into the line, start its supervisor and wait until that has written its first state."""
         self.queue.join(run.run_id)
         before = run.state()
-        child = spawn(
-            "gemma_ft.jobs.supervisor",
-            [str(run.path)],
-            log=run.supervisor_log,
-            environment=own_environment(hub_token=hub_token or self.settings.hub_token)
-            | {"GEMMA_FT_HOME": str(self.settings.home)},
-        )
+        try:
+            child = spawn(
+                "gemma_ft.jobs.supervisor",
+                [str(run.path)],
+                log=run.supervisor_log,
+                environment=own_environment(hub_token=hub_token or self.settings.hub_token)
+                | {"GEMMA_FT_HOME": str(self.settings.home)},
+            )
+        except NotStarted as exc:
+            self._fail(run, exc.report)
+            return
         threading.Thread(target=child.wait, name=f"reap {run.run_id}", daemon=True).start()
         deadline = time.monotonic() + TAKE_OVER_SECONDS
         while run.state().supervisor == before.supervisor and child.returncode is None and time.monotonic() < deadline:
@@ -220,9 +224,12 @@ class JobManager:
         now = run.state()
         if now.supervisor == before.supervisor and now.status == "queued":
             child.kill()
-            self.queue.leave(run.run_id)
-            failed = {"status": "failed", "error": _did_not_start(run), "ended_at": time.time()}
-            run.write_state(before.model_copy(update=failed))
+            self._fail(run, did_not_start(run))
+
+    def _fail(self, run: RunDir, error: ErrorReport) -> None:
+        """Write down that a run could not be started."""
+        self.queue.leave(run.run_id)
+        run.write_state(run.state().model_copy(update={"status": "failed", "error": error, "ended_at": time.time()}))
 
     @contextmanager
     def _starting(self) -> Iterator[None]:
@@ -233,13 +240,3 @@ class JobManager:
                 yield
         except Timeout as exc:
             raise RunBusy("Another program is starting a run and does not get on with it.", "Try again.") from exc
-
-
-def _did_not_start(run: RunDir) -> ErrorReport:
-    said = last_line(run.supervisor_log) or "it said nothing"
-    return ErrorReport(
-        kind="bug",
-        title="The run could not be started",
-        what_happened=f"Its supervisor ended before it took over: {said}.",
-        what_to_do="Check that the disk has room and that the requirements are installed, then resume the run.",
-    )

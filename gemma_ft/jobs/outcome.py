@@ -91,11 +91,8 @@ def report_exit(run: RunDir, exit_code: int, *, memory_ran_out: bool) -> ErrorRe
             "machine with more memory.",
             details=log_tail(run.log),
         )
-    if exit_code > 0:
-        for kind, words, title, what_to_do in LOGGED:
-            if any(one in line for one in words):
-                happened = {"what_happened": line, "what_to_do": what_to_do}
-                return ErrorReport(kind=kind, title=title, details=log_tail(run.log), **happened)
+    if exit_code > 0 and (found := _by_words(line)):
+        return found.model_copy(update={"details": log_tail(run.log)})
     title, what_to_do = CRASHES.get(
         -exit_code, ("The training process ended unexpectedly", f"Read the end of the log. {RESUME}")
     )
@@ -118,6 +115,26 @@ def killed_for_memory(run: RunDir) -> ErrorReport:
         what_to_do=f"{LESS_MEMORY} End other programs, or use a machine with more memory. Then resume the run.",
         details=log_tail(run.log),
     )
+
+
+def did_not_start(run: RunDir) -> ErrorReport:
+    """Return the report of a run whose supervisor ended before it took over."""
+    line = last_line(run.supervisor_log)
+    found = _by_words(line) or ErrorReport(
+        kind="bug",
+        title="The run could not be started",
+        what_happened=f"Its supervisor ended before it took over: {line or 'it said nothing'}.",
+        what_to_do="Check that the disk has room and that the requirements are installed, then resume the run.",
+    )
+    return found.model_copy(update={"details": log_tail(run.supervisor_log)})
+
+
+def _by_words(line: str) -> ErrorReport | None:
+    """Return the report of an end that only the last line of a log explains, if it does."""
+    for kind, words, title, what_to_do in LOGGED:
+        if any(one in line for one in words):
+            return ErrorReport(kind=kind, title=title, what_happened=line, what_to_do=what_to_do)
+    return None
 
 
 def _how(exit_code: int) -> str:

@@ -21,16 +21,18 @@ from pathlib import Path
 
 import psutil
 
-from gemma_ft.errors import ErrorReport
 from gemma_ft.events import FactWriter, read_facts
+from gemma_ft.failures import explain
 from gemma_ft.jobs.devices import Devices
 from gemma_ft.jobs.heartbeat import beat
 from gemma_ft.jobs.launch import plan_launch
+from gemma_ft.jobs.less_memory import next_attempt
 from gemma_ft.jobs.outcome import conclude
 from gemma_ft.jobs.processes import signal_group
 from gemma_ft.jobs.spawn import own_environment, spawn
 from gemma_ft.jobs.waiting import Turn
 from gemma_ft.monitor.identity import identify
+from gemma_ft.monitor.kernel import MemoryKills
 from gemma_ft.monitor.machine import MachineSampler
 from gemma_ft.rundir import RunDir, StopProgress, Wish
 from gemma_ft.settings import Settings
@@ -41,6 +43,7 @@ PATIENCE_SECONDS: dict[Wish, float] = {"stop": 600.0, "cancel": 4.0}
 """How long the trainer may take to leave by itself: time to save a large model, or time to notice."""
 TERMINATE_SECONDS = 4.0
 LOCK_SECONDS = 3.0
+LOOK = "Check the disk and supervisor.log in the run's folder, then resume the run."
 
 
 class Supervisor:
@@ -96,7 +99,21 @@ class Supervisor:
         return None
 
     def _train(self, devices: Devices) -> None:
-        """Run the trainer to its end."""
+        """Run the trainer to its end; once more for each time the kernel kills it and less memory may do."""
+        while True:
+            kills = MemoryKills.look(os.getpid())
+            exit_code = self._attempt(devices)
+            ran_out = kills.rose()
+            may_go_on = ran_out and not self._leave.is_set()
+            again = next_attempt(self._run, self._state, exit_code) if may_go_on else None
+            if again is None:
+                break
+            self._change(**again)
+        self._run.write_state(conclude(self._run, self._state, exit_code, memory_ran_out=ran_out))
+        self._run.clear_wishes()
+
+    def _attempt(self, devices: Devices) -> int:
+        """Run a trainer to its end and return its exit code."""
         launch = plan_launch(self._run, devices.gpus)
         trainer = spawn(
             launch.module,
@@ -113,8 +130,7 @@ class Supervisor:
             signal_group(trainer.pid, signal.SIGKILL)
             self._end_family()
             exit_code = trainer.wait()
-        self._run.write_state(conclude(self._run, self._state, exit_code))
-        self._run.clear_wishes()
+        return exit_code
 
     def ask_to_leave(self, *_: object) -> None:
         """Take SIGTERM (the machine goes down) as a wish to stop and save."""
@@ -136,6 +152,7 @@ class Supervisor:
             self._follow_phase()
             self._climb(trainer)
             time.sleep(TICK_SECONDS)
+        self._follow_phase()
         samples.close()
 
     def _remember_family(self, trainer: int) -> None:
@@ -212,12 +229,9 @@ def main(path: str) -> int:
         supervisor.follow()
     except Exception as exc:
         # The outermost frame of a child: what is not written down here is lost.
-        report = ErrorReport(
-            kind="bug",
-            title="The supervisor of this run failed",
-            what_happened=f"{type(exc).__name__}: {exc}",
-            what_to_do="Check the disk and supervisor.log in the run's folder, then resume the run.",
-        )
+        report = explain(exc, os.environ.get("HF_TOKEN"))
+        if report.kind == "bug":
+            report = report.model_copy(update={"title": "The supervisor of this run failed", "what_to_do": LOOK})
         run.write_state(run.state().model_copy(update={"status": "failed", "error": report, "ended_at": time.time()}))
         raise
     return 0

@@ -64,7 +64,7 @@ def tune(
         ranks.join()
         part = _same_everywhere(settled(ranks.shared(config), base_folder, rows, run.path))
         return _tune(run, part, base_folder, tokenizer, rows, control=control, progress=progress, card=card)
-    now = fitted(run, config, base_folder, rows)
+    now = fitted(run, config, base_folder, rows, progress)
     while True:
         try:
             return _tune(run, now, base_folder, tokenizer, rows, control=control, progress=progress, card=card)

@@ -19,7 +19,7 @@ from gemma_ft.config import EvaluationConfig, MethodConfig, ModelConfig, RunConf
 from gemma_ft.data.samples import Sample
 from gemma_ft.jobs.manager import JobManager
 from gemma_ft.monitor.facts import RunFacts
-from gemma_ft.rundir import RunDir, create_run, replace_file
+from gemma_ft.rundir import RunDir, create_run
 from gemma_ft.settings import Settings
 from gemma_ft.train.resolve import DEMO_FOLDER
 from tuned_gemmas import make_models
@@ -98,16 +98,14 @@ def test_a_training_that_stays_not_finite_ends_and_keeps_what_was_good(
     assert not run.model.exists()
     assert not list(run.path.glob(".writing"))
 
-    calmer = run.config().changed({"training.learning_rate": 1e-4})
-    replace_file(run.config_file, calmer.model_dump_json())
     assert child.submit(tune_breaking, run, base, SAMPLES).result(300) is None
     steps = RunFacts(run.events).refresh().steps
     assert [fact["step"] for fact in steps] == list(range(1, STEPS + 1))
-    assert steps[-1]["learning_rate"] == pytest.approx(1e-4)
+    assert all(finite([fact["loss"] for fact in steps]))
     assert run.model.is_dir()
 
 
-@pytest.mark.parametrize(("at", "save_every", "kept"), [(3, 1, ["checkpoint-1", "checkpoint-2"]), (STEPS, 0, [])])
+@pytest.mark.parametrize(("at", "save_every", "kept"), [(3, 1, ["checkpoint-2"]), (STEPS, 0, [])])
 def test_weights_that_are_not_finite_are_never_saved(
     child: ProcessPoolExecutor, base: Path, tmp_path: Path, at: int, save_every: int, kept: list[str]
 ) -> None:

@@ -284,14 +284,7 @@ class Screen {
     parts.bar.parentBar.classList.toggle("busy", share === null);
     parts.bar.parentBar.setAttribute("aria-valuenow", share === null ? "" : Math.round(100 * share));
     parts.bar.parentBar.hidden = !view.active && !share;
-    parts.error.hidden = !view.error;
-    if (view.error) {
-      const again = make("p", { class: "remedy" }, make("strong", {}, "What to do: "));
-      again.append(view.error.what_to_do);
-      const words = make("p");
-      words.textContent = view.error.what_happened;
-      parts.error.replaceChildren(make("h3", {}, view.error.title), words, again);
-    }
+    this.showError(view.error);
     parts.warnings.hidden = !view.warnings.length;
     parts.warnings.replaceChildren(...view.warnings.map((words) => make("p", {}, words)));
     if (view.published) {
@@ -300,6 +293,25 @@ class Screen {
     parts.figures.replaceChildren(
       ...view.figures.map((f) => make("div", { title: f.hint, class: "figure" }, make("dt", {}, f.label), make("dd", {}, f.value))),
     );
+  }
+
+  /** Draw the error anew only when it is another one: what was unfolded stays unfolded. */
+  showError(error) {
+    const { parts } = this;
+    const told = JSON.stringify(error);
+    parts.error.hidden = !error;
+    if (!error || told === parts.error.told) return;
+    parts.error.told = told;
+    const again = make("p", { class: "remedy" }, make("strong", {}, "What to do: "));
+    again.append(error.what_to_do);
+    const words = make("p");
+    words.textContent = error.what_happened;
+    parts.error.replaceChildren(make("h3", {}, error.title), words, again);
+    if (error.details) {
+      const text = make("pre", { tabindex: "0" });
+      text.textContent = error.details;
+      parts.error.append(make("details", {}, make("summary", {}, "Details"), text));
+    }
   }
 
   addSamples(samples) {
