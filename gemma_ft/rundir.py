@@ -2,8 +2,9 @@
 
 Promises that `state.json` is replaced in one piece, that a run id is safe as a folder name whatever the person typed,
 and that no function here deletes a run. Who may write which file: the person's side (page, command line) makes the
-folder and the wishes; the supervisor alone writes `state.json` once it is there; the trainer writes the facts, the
-checkpoints and the result, and removes the wishes that it has granted. Does not start or look at processes.
+folder and the wishes; the supervisor alone writes `state.json` once it is there; the trainer writes the facts (the
+supervisor one between two attempts), the checkpoints and the result, and removes the wishes that it has granted. Does
+not start or look at processes.
 """
 
 from __future__ import annotations

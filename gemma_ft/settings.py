@@ -94,7 +94,12 @@ def clean_token(text: str | None) -> str | None:
     """Return a token without blanks around it, or `None` for an empty one. Raises `ConfigError` for what is none."""
     token = (text or "").strip()
     if token and not re.fullmatch(r"[!-~]+", token):
-        raise ConfigError("The Hub token has characters that no token has.", "Copy it again, without line breaks.")
+        raise ConfigError(
+            "The Hub token has characters that no token has.",
+            "Copy it again, without line breaks.",
+            kind="token",
+            title="The token is damaged",
+        )
     return token or None
 
 

@@ -223,9 +223,9 @@ def main(path: str) -> int:
     lock = os.open(run.supervisor_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     if not _lock(lock):
         return 1
-    supervisor = Supervisor(run, Settings.from_env(), lock)
-    signal.signal(signal.SIGTERM, supervisor.ask_to_leave)
     try:
+        supervisor = Supervisor(run, Settings.from_env(), lock)
+        signal.signal(signal.SIGTERM, supervisor.ask_to_leave)
         supervisor.follow()
     except Exception as exc:
         # The outermost frame of a child: what is not written down here is lost.
