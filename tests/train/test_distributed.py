@@ -136,3 +136,4 @@ def test_what_cannot_be_shared_is_refused_in_words(demo_settings: Settings) -> N
     assert state.status == "failed"
     assert state.error is not None
     assert state.error.kind == "config"
+    assert "cannot be divided" in state.last_line, "what the launcher prints around it hides the reason"
