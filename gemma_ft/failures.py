@@ -75,13 +75,13 @@ def explain(exc: BaseException, secret: str | None = None) -> ErrorReport:
         return report.model_copy(update={"what_happened": redact(report.what_happened, secret)})
     found = ((cause, one) for one in _because(exc) for cause in CAUSES if cause.is_it(one))
     cause, one = next(found, (BUG, exc))
-    reason = _reason(one)
+    reason = redact(f"{type(one).__name__}: {_reason(one)}" if cause is BUG else _reason(one), secret)
     return ErrorReport(
         kind=cause.kind,
         title=cause.title,
-        what_happened=redact(f"{type(one).__name__}: {reason}" if cause is BUG else reason, secret),
+        what_happened=reason[:LONGEST_REASON],
         what_to_do=cause.what_to_do,
-        details=redact(shortened("".join(traceback.format_exception(exc))), secret),
+        details=shortened(redact("".join(traceback.format_exception(exc)), secret)),
     )
 
 
@@ -122,7 +122,7 @@ def _because(exc: BaseException) -> Iterator[BaseException]:
 def _reason(exc: BaseException) -> str:
     """Return the first line of an exception's message that says anything."""
     lines = (line.strip() for line in str(exc).splitlines())
-    return next((line for line in lines if line), type(exc).__name__)[:LONGEST_REASON]
+    return next((line for line in lines if line), type(exc).__name__)
 
 
 def _is_out_of_gpu_memory(exc: BaseException) -> bool:

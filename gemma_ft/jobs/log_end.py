@@ -48,7 +48,9 @@ def _tail(log: Path) -> str:
     """Return the end of a file as text, the Hub token taken out."""
     try:
         with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - TAIL_BYTES))
+            if (size := log.stat().st_size) > TAIL_BYTES:
+                file.seek(size - TAIL_BYTES)
+                file.readline()  # The rest of a line, which may hold a part of a token.
             text = file.read().decode("utf-8", "replace")
     except FileNotFoundError:
         return ""
