@@ -17,6 +17,7 @@ from gemma_ft.config import RunConfig
 from gemma_ft.errors import ErrorReport, RunBusy
 from gemma_ft.jobs.outcome import conclude, last_line
 from gemma_ft.jobs.processes import is_alive, signal_group
+from gemma_ft.jobs.room import require_room
 from gemma_ft.jobs.spawn import own_environment, spawn
 from gemma_ft.rundir import ACTIVE, RESUMABLE, RunDir, RunState, Wish, create_run, list_runs, open_run
 from gemma_ft.settings import Settings
@@ -36,10 +37,11 @@ class JobManager:
     def start(self, config: RunConfig, *, hub_token: str | None = None) -> RunDir:
         """Make a new run and start it; returns once its supervisor has taken over.
 
-        Raises `RunBusy` while another run is active.
+        Raises `RunBusy` while another run is active, and `DiskError` when the disk cannot hold what it will save.
         """
         with self._lock():
             self._refuse_if_busy()
+            require_room(self.settings, config)
             run = create_run(self.settings.runs, config)
             self._supervise(run, hub_token)
         return run
@@ -47,7 +49,7 @@ class JobManager:
     def resume(self, run_id: str, *, hub_token: str | None = None) -> RunDir:
         """Go on with a stopped, failed or interrupted run from its last checkpoint, or from the start if it has none.
 
-        Raises `RunNotFound`, and `RunBusy` when the run has finished or any run is active.
+        Raises `RunNotFound`, `RunBusy` when the run has finished or any run is active, and `DiskError`.
         """
         with self._lock():
             run = open_run(self.settings.runs, run_id)
@@ -55,6 +57,7 @@ class JobManager:
             status = self.state(run).status
             if status not in RESUMABLE:
                 raise RunBusy(f"The run {run_id} has {status}; there is nothing to resume.", "Start a new run instead.")
+            require_room(self.settings, run.config(), run)
             run.clear_wishes()
             self._supervise(run, hub_token)
         return run

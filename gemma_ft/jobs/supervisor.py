@@ -23,11 +23,13 @@ import psutil
 
 from gemma_ft.errors import ErrorReport
 from gemma_ft.events import FactWriter, read_facts
+from gemma_ft.full_disk import is_full_disk
 from gemma_ft.jobs.launch import plan_launch
 from gemma_ft.jobs.outcome import conclude
 from gemma_ft.jobs.processes import identify, signal_group
 from gemma_ft.jobs.spawn import own_environment, spawn
 from gemma_ft.monitor.machine import MachineSampler
+from gemma_ft.redaction import redact_output
 from gemma_ft.rundir import RunDir, RunState, StopProgress, Wish
 
 TICK_SECONDS = 0.2
@@ -75,7 +77,7 @@ class Supervisor:
             signal_group(trainer.pid, signal.SIGKILL)
             self._end_family()
             exit_code = trainer.wait()
-        self._run.write_state(conclude(self._run, self._state, exit_code))
+        self._write_last(conclude(self._run, self._state, exit_code))
         self._run.clear_wishes()
 
     def ask_to_leave(self, *_: object) -> None:
@@ -85,7 +87,7 @@ class Supervisor:
     def _watch(self, trainer: int) -> None:
         """Follow the trainer until it has ended (or is a zombie: it is not reaped here)."""
         sampler = MachineSampler(self._run.path)
-        samples = FactWriter(self._run.system)
+        samples = FactWriter(self._run.system, held_bytes=0)
         next_sample = 0.0
         while identify(trainer) is not None:
             if time.monotonic() >= next_sample:
@@ -114,6 +116,16 @@ class Supervisor:
         self._state = self._state.model_copy(update=changes)
         with survives():
             self._run.write_state(self._state)
+
+    def _write_last(self, state: RunState) -> None:
+        """Write the final state. On a full disk wait for room, unless somebody cancels or this process has to leave."""
+        while True:
+            try:
+                return self._run.write_state(state)
+            except OSError as exc:
+                if not is_full_disk(exc) or self._leave.is_set() or self._run.wished() == "cancel":
+                    raise
+            time.sleep(TICK_SECONDS)
 
     def _follow_phase(self) -> None:
         facts, self._read_from = read_facts(self._run.events, self._read_from)
@@ -147,12 +159,14 @@ def survives() -> Iterator[None]:
     """Go on when a sample or a heartbeat cannot be taken or written (a full disk): the trainer needs its parent."""
     try:
         yield
-    except (OSError, psutil.Error):
-        traceback.print_exc()
+    except (OSError, psutil.Error) as exc:
+        if not is_full_disk(exc):  # Its own log would take the little room that comes.
+            traceback.print_exc()
 
 
 def main(path: str) -> int:
     """Supervise the run in this folder; returns 1 when another supervisor has it already, or when this one failed."""
+    redact_output(os.environ.get("HF_TOKEN"))
     run = RunDir(Path(path))
     with (run.path / "supervisor.lock").open("w") as lock:
         try:

@@ -6,9 +6,8 @@ quotes the environment.
 
 from __future__ import annotations
 
-import errno
-
 from gemma_ft.errors import ConfigError, DataError, ErrorReport, GemmaFtError
+from gemma_ft.full_disk import is_full_disk
 
 FAILED, BAD_INPUT, STOPPED = 1, 2, 3
 """Exit codes of the trainer and of the command line; 0 is a finished run."""
@@ -29,7 +28,7 @@ def explain(exc: BaseException) -> ErrorReport:
             what_to_do="Halve the batch size and double the accumulation (the result stays the same), switch on "
             "gradient checkpointing, shorten the maximum length, or take a smaller model.",
         )
-    if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full_disk(exc):
         return ErrorReport(
             kind="disk",
             title="The disk is full",

@@ -9,6 +9,7 @@ switch it off there). Does not run anything.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from gemma_ft.config import RunConfig
 from gemma_ft.errors import ConfigError
+from gemma_ft.train import ranks
 from gemma_ft.train.callbacks import EvaluationStopped
 from gemma_ft.train.encode import Encoded, Row
 from gemma_ft.train.head import install_head
 from gemma_ft.train.loading import adapter_for, computing
 from gemma_ft.train.packing import PackingCollator, pack
+from gemma_ft.train.room import Room, checkpoint_bytes, settle
 
 OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_8bit", "adafactor": "adafactor"}
 """Our names of optimizers and those of transformers."""
@@ -33,7 +36,28 @@ Rows = tuple[Sequence[Row], Sequence[Row]]
 
 
 class Stoppable(Trainer):
-    """A trainer whose evaluation can be stopped, and that writes no card of its own."""
+    """A trainer whose evaluation can be stopped, that waits for room to save, and that writes no card of its own."""
+
+    room: Room | None = None
+    """The disk to save on; a trainer that is only measured has none."""
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save as the library does, as often as it takes; the state of random numbers is not touched by it."""
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        save = super()._save_checkpoint
+
+        def save_whole() -> None:
+            save(model, trial)
+            if ranks.count() == 1:
+                settle(folder)
+
+        def undo() -> None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+        if self.room is None:
+            save(model, trial)
+        else:
+            self.room.write(save_whole, needed=checkpoint_bytes(self), undo=undo, together=True)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate; an evaluation that was stopped has no metrics."""
@@ -67,7 +91,7 @@ def new_trainer(
     writing: Path,
     *,
     in_order: bool = False,
-) -> Trainer:
+) -> Stoppable:
     """Return the trainer of a freshly loaded model; it puts the adapter on. `reference` loads the model once more.
 
     The rows are mixed anew in every epoch, unless they are wanted `in_order`.
@@ -86,7 +110,7 @@ def new_trainer(
     }
     shared = _arguments(config, writing, has_validation=len(validation) > 0)
     shared["train_sampling_strategy"] = "sequential" if in_order else "random"
-    trainer: Trainer
+    trainer: Stoppable
     if config.method.objective == "sft":
         arguments = SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True})
         collator = PackingCollator(tokenizer.pad_token_id) if config.training.packing else None

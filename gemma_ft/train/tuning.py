@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from transformers import Trainer
-from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
 from gemma_ft.config import RunConfig
 from gemma_ft.rundir import RunDir
 from gemma_ft.sampling import Sampling
 from gemma_ft.train import ranks
+from gemma_ft.train.board import Board
 from gemma_ft.train.callbacks import (
     BestCallback,
     CheckpointCallback,
@@ -42,7 +41,8 @@ from gemma_ft.train.fitting import fitted, needing_less, settled
 from gemma_ft.train.generation import answer
 from gemma_ft.train.loading import describe_model, load_for_training, load_reference, save_result
 from gemma_ft.train.progress import Progress
-from gemma_ft.train.trainers import Rows, new_trainer
+from gemma_ft.train.room import Room, require_room, settle, weights_bytes
+from gemma_ft.train.trainers import Rows, Stoppable, new_trainer
 
 
 def tune(
@@ -57,6 +57,7 @@ def tune(
     card: Callable[[Tuned], str],
 ) -> bool:
     """Train and save the result with its card; return whether it came to that, or somebody asked to stop."""
+    require_room(run, config, base_folder, rows)
     if ranks.count() > 1:
         ranks.join()
         part = _same_everywhere(settled(ranks.shared(config), base_folder, rows, run.path))
@@ -107,9 +108,11 @@ def _tune(
     checkpointing = config.training.gradient_checkpointing == "on"
     progress.fact("model", id=config.model.id, trained=trained, gradient_checkpointing=checkpointing, **base)
     trainer.remove_callback(PrinterCallback)
+    room = Room(run, control, progress)
+    trainer.room = room
     facts = FactsCallback(progress)
     trainer.add_callback(facts)
-    _add_callbacks(trainer, run, config, tokenizer, writing, control, progress)
+    _add_callbacks(trainer, run, config, tokenizer, writing, control, progress, room)
     with control.at_steps_only():
         _train(trainer, run, config)
         trained_whole = trainer.state.global_step >= trainer.state.max_steps
@@ -119,12 +122,24 @@ def _tune(
             progress.phase("saving the model")
             if config.training.keep_best:
                 facts.tuned = _take_best(trainer, run, facts.tuned, progress)
-            save_result(trainer.model, tokenizer, writing / "model", config.model)
-            (writing / "model" / "README.md").write_text(card(facts.tuned), encoding="utf-8")
-            move_into_place(writing / "model", run.model)
+            _save(trainer, tokenizer, config, card(facts.tuned), writing / "model", run.model, room)
     if ranks.is_main():
         shutil.rmtree(writing, ignore_errors=True)
     return finished
+
+
+def _save(
+    trainer: Stoppable, tokenizer: Any, config: RunConfig, card: str, writing: Path, place: Path, room: Room
+) -> None:
+    """Write the result with its card aside, waiting for room if need be, and move it into place."""
+
+    def write() -> None:
+        save_result(trainer.model, tokenizer, writing, config.model)
+        (writing / "README.md").write_text(card, encoding="utf-8")
+        settle(writing)
+
+    room.write(write, needed=weights_bytes(trainer.model), undo=lambda: shutil.rmtree(writing, ignore_errors=True))
+    room.write(lambda: move_into_place(writing, place))
 
 
 def _train(trainer: Trainer, run: RunDir, config: RunConfig) -> None:
@@ -151,13 +166,14 @@ def _take_best(trainer: Trainer, run: RunDir, tuned: Tuned, progress: Progress) 
 
 
 def _add_callbacks(
-    trainer: Trainer,
+    trainer: Stoppable,
     run: RunDir,
     config: RunConfig,
     tokenizer: Any,
     writing: Path,
     control: Control,
     progress: Progress,
+    room: Room,
 ) -> None:
     def ask(step: int) -> None:
         for prompt in config.evaluation.prompts:
@@ -170,14 +186,14 @@ def _add_callbacks(
                 progress.fact("sample", step=step, prompt=prompt, answer=text)
 
     if ranks.is_main():
-        trainer.add_callback(TensorBoardCallback(SummaryWriter(str(run.tensorboard))))
+        trainer.add_callback(Board(run.tensorboard))
     training = config.training
     best = BestCallback(
         keep=training.keep_best, patience=training.early_stopping, every=training.eval_every, progress=progress
     )
     trainer.add_callback(best)
     trainer.add_callback(
-        CheckpointCallback(run, writing, training.keep_checkpoints, progress, keep_best=training.keep_best)
+        CheckpointCallback(run, writing, training.keep_checkpoints, progress, room, keep_best=training.keep_best)
     )
     if ranks.is_main():
         trainer.add_callback(SamplesCallback(ask))
