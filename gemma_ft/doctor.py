@@ -102,8 +102,8 @@ def examine(
     `shape` is `None` while the model's configuration cannot be had, or when the library cannot build it.
     `system_turns` is what becomes of system messages, `None` when the data has none. `disk_needed` tells the bytes that
     a configuration writes (download, checkpoints and result), so that a remedy can be tried; `disk_certain` those that
-    it writes at least, and only by them a run is refused; `disk_free` are those that are free. `knows` tells whether the installed transformers has an architecture. The Hub is asked up to four times,
-    each time for some seconds at most.
+    it writes at least, and only by them a run is refused; `disk_free` are those that are free. `knows` tells whether
+    the installed transformers has an architecture. The Hub is asked up to four times, each time for some seconds.
     """
     case = Case(
         config=config,

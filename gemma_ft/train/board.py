@@ -18,14 +18,15 @@ from transformers.integrations import TensorBoardCallback
 from gemma_ft.full_disk import SCARCE_BYTES, free_bytes, is_full_disk
 
 PAUSE_SECONDS = 10.0
+"""How long to do without after a failure, before it is tried again."""
 
 
 class Board(TensorBoardCallback):
     """Writes what the trainer logs to event files in a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, pause_seconds: float = PAUSE_SECONDS) -> None:
         super().__init__()
-        self._folder = folder
+        self._folder, self._pause_seconds = folder, pause_seconds
         self._not_before = 0.0
 
     def on_train_begin(self, *given: Any, **named: Any) -> None:
@@ -55,7 +56,7 @@ class Board(TensorBoardCallback):
         except OSError as exc:
             if not is_full_disk(exc):
                 raise
-            self._not_before = time.monotonic() + PAUSE_SECONDS
+            self._not_before = time.monotonic() + self._pause_seconds
             broken, self.tb_writer = self.tb_writer, None
             if broken is not None:
                 with suppress(OSError):

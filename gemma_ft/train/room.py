@@ -80,18 +80,16 @@ class Room:
             time.sleep(POLL_SECONDS)
 
     def _tell(self, needed: int) -> None:
-        needs = f"needs {size_in_words(needed)}, " if needed else ""
-        free = size_in_words(free_bytes(self._folder))
-        if (phase := f"waiting for disk space ({needs}{free} free)") != self._progress.current:
+        free = free_bytes(self._folder)
+        figures = f"needs {size_in_words(needed)}, {size_in_words(free)} free"
+        if free >= needed:  # The small files beside the weights, or a quota, made the difference.
+            figures = f"{size_in_words(free)} free are not enough"
+        if (phase := f"waiting for disk space ({figures})") != self._progress.current:
             self._progress.phase(phase)
         if not self._warned:
             self._warned = True
-            self._progress.warn(
-                f"The disk is full: {needs}{free} free. It goes on by itself once there is room; delete checkpoints of "
-                "old runs, for example.",
-                kind="disk_full",
-                needed=needed,
-            )
+            said = "It goes on by itself once there is room; delete checkpoints of old runs, for example."
+            self._progress.warn(f"The disk is full: {figures}. {said}", kind="disk_full", needed=needed)
 
     @staticmethod
     def _agreed(waits: bool, *, together: bool) -> bool:
