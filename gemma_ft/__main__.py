@@ -22,6 +22,7 @@ from typing import Annotated, Any, ParamSpec
 import typer
 
 from gemma_ft import __version__
+from gemma_ft.cli_storage import delete, tell_disk
 from gemma_ft.config import load_config
 from gemma_ft.engine.client import EngineClient
 from gemma_ft.errors import ConfigError, DataError, GemmaFtError, RunNotFound
@@ -217,6 +218,25 @@ def export(
     if ended.returncode:
         raise typer.Exit(FAILED)
     typer.echo(f"Wrote {target}")
+
+
+@app.command()
+@tells_errors
+def disk(as_json: AsJson = False) -> None:
+    """Show what the runs take on the disk."""
+    tell_disk(_manager(), as_json=as_json)
+
+
+@app.command("delete")
+@tells_errors
+def delete_command(
+    run_id: RunId,
+    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Keep the run and its model.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete a run with everything in it, or only its checkpoints; asks first."""
+    manager = _manager()
+    delete(manager, _open(manager, run_id), only_checkpoints=checkpoints, sure=yes)
 
 
 @app.command("knobs")

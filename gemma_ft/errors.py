@@ -11,6 +11,7 @@ stay ordinary exceptions and surface with their traceback.
     ├── HubError           the Hub refused or did not answer; the person checks token, name or network
     ├── RunNotFound        no run has this id; the person picks one from the list
     ├── RunBusy            the run, or another one, is in a state that forbids this; the person waits or stops it
+    ├── DiskError          the disk cannot hold what would be written; the person makes room
     └── EngineError        the engine failed or refused; the person reads the reason and asks again
 """
 
@@ -104,6 +105,13 @@ class RunBusy(GemmaFtError):
 
     kind = "busy"
     title = "Not possible right now"
+
+
+class DiskError(GemmaFtError):
+    """The disk cannot hold what would be written; make room, or ask for less."""
+
+    kind = "disk"
+    title = "The disk has too little room"
 
 
 class EngineError(GemmaFtError):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from gemma_ft.errors import ConfigError, DataError, ErrorReport, GemmaFtError
+from gemma_ft.full_disk import says_full_disk
 from gemma_ft.redaction import redact
 
 FAILED, BAD_INPUT, STOPPED = 1, 2, 3
@@ -43,15 +44,8 @@ GPU_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-FULL_DISK_WORDS = (
-    "No space left on device",
-    "StorageFull",
-    "Disk quota exceeded",
-    "PytorchStreamWriter failed",
-    "unexpected pos",
-)
-"""The last two are PyTorch's when a checkpoint cannot be written, which it says without a reason."""
+FAILED_WRITER = ("PytorchStreamWriter failed", "unexpected pos")
+"""PyTorch's words when a checkpoint cannot be written, which it says without a reason: most often the disk is full."""
 GPU_WORDS = ("CUDA error", "CUDA driver", "cuDNN error", "CUBLAS_STATUS", "CUDNN_STATUS", "HIP error")
 NOT_FINITE_WORDS = ("probability tensor contains either `inf`, `nan`", "error_if_nonfinite")
 HTTP_LIBRARIES = ("httpx", "httpx2", "httpcore", "requests", "urllib3", "aiohttp")
@@ -131,7 +125,7 @@ def _is_out_of_gpu_memory(exc: BaseException) -> bool:
 
 
 def _is_full_disk(exc: BaseException) -> bool:
-    return (isinstance(exc, OSError) and exc.errno in FULL_DISK) or _says(FULL_DISK_WORDS)(exc)
+    return says_full_disk(exc) or _says(FAILED_WRITER)(exc)
 
 
 def _is_network(exc: BaseException) -> bool:

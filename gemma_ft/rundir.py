@@ -257,8 +257,11 @@ def open_run(runs: Path, run_id: str) -> RunDir:
 
 
 def list_runs(runs: Path) -> list[RunDir]:
-    """Return every run in the folder, newest first; the id begins with the time, so names sort by it."""
-    found = [RunDir(path) for path in runs.iterdir()] if runs.is_dir() else []
+    """Return every run in the folder, newest first; the id begins with the time, so names sort by it.
+
+    A name with a dot in front is that of a run that is being deleted.
+    """
+    found = [RunDir(path) for path in runs.iterdir() if path.name[0] != "."] if runs.is_dir() else []
     return sorted((run for run in found if run.state_file.is_file()), key=lambda run: run.run_id, reverse=True)
 
 
@@ -274,8 +277,12 @@ def new_run_id(config: RunConfig) -> str:
 def replace_file(path: Path, text: str) -> None:
     """Write `text` beside `path` and rename it into place: a reader sees the old or the new file, never a part."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise

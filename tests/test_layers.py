@@ -25,6 +25,7 @@ WORDS = {
     "reference",
     "sampling",
     "redaction",
+    "full_disk",
     "shape",
     "hardware",
     "__init__",
@@ -38,7 +39,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     ),
     "estimate": (WORDS, set()),
     "monitor": (WORDS, {"psutil", "pynvml"}),
-    "jobs": (WORDS | {"monitor"}, {"psutil", "filelock"}),
+    "jobs": (WORDS | {"monitor", "estimate"}, {"psutil", "filelock"}),
     "hub": (WORDS, {"huggingface_hub"}),
     "check": (WORDS | {"data", "estimate", "hub"}, set()),
     "fit": (WORDS | {"estimate"}, set()),
@@ -52,7 +53,8 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
         WORDS | {"data", "estimate", "jobs", "monitor", "hub", "check", "engine.client"},
         {"gradio", "plotly", "starlette", "pydantic", "annotated_types"},
     ),
-    "__main__": (WORDS | {"jobs", "monitor", "check", "estimate", "engine.client"}, {"typer"}),
+    "cli_storage": (WORDS | {"jobs", "monitor"}, {"typer"}),
+    "__main__": (WORDS | {"jobs", "monitor", "check", "estimate", "engine.client", "cli_storage"}, {"typer"}),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -89,7 +89,7 @@ def plan_run(config: RunConfig, shape: ModelShape, workload: Workload, machine: 
     tokens = int(passing * padded_mean(config, workload))
     packed = workload.train_rows / places if config.training.packing else 1.0
     low, high = _seconds(config, shape, workload, machine, tokens, steps)
-    weights = _result_bytes(config, shape, machine)
+    weights = result_bytes(config, shape, machine)
     checkpoint = weights + optimizer_bytes(config, shape, formats(config, machine).trained)
     return Plan(
         steps=steps,
@@ -153,7 +153,7 @@ def _seconds(
     return low, work / slow * unpacking[1] + STEP_OVERHEAD[1] * batches
 
 
-def _result_bytes(config: RunConfig, shape: ModelShape, machine: Machine) -> int:
+def result_bytes(config: RunConfig, shape: ModelShape, machine: Machine) -> int:
     """Return the bytes of the weights that a checkpoint or the result holds: an adapter, or the whole model."""
     if config.method.adapter == "none":
         return shape.parameters * formats(config, machine).trained

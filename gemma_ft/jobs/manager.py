@@ -21,6 +21,7 @@ from gemma_ft.errors import ErrorReport, RunBusy
 from gemma_ft.jobs.continuing import continuation
 from gemma_ft.jobs.outcome import did_not_start
 from gemma_ft.jobs.queue import Queue
+from gemma_ft.jobs.room import require_room
 from gemma_ft.jobs.spawn import NotStarted, own_environment, spawn
 from gemma_ft.jobs.truth import end_hung, is_attended, true_state
 from gemma_ft.rundir import (
@@ -63,11 +64,13 @@ class JobManager:
         """Make a new run and put it into the line; returns once its supervisor has taken over.
 
         It starts at once if a device is free. A `request` that has made a run already (a button pressed twice, a lost
-        answer) returns that run. Raises `RunBusy` while another start takes too long.
+        answer) returns that run. Raises `RunBusy` while another start takes too long, and `DiskError` when the disk
+        cannot hold what it will save.
         """
         with self._starting():
             if request and (made := self._made_by(request)):
                 return made
+            require_room(self.settings, config)
             run = create_run(self.settings.runs, config, Origin(request=request))
             self._supervise(run, hub_token)
         return run
@@ -75,7 +78,8 @@ class JobManager:
     def resume(self, run_id: str, *, hub_token: str | None = None, rescue: bool = False) -> RunDir:
         """Go on with a stopped, failed or interrupted run from its last checkpoint, or from the start if it has none.
 
-        It is queued like a new one. Raises `RunNotFound`, and `RunBusy` when the run has finished or is not over.
+        It is queued like a new one. Raises `RunNotFound`, `RunBusy` when the run has finished or is not over, and
+        `DiskError` when the disk cannot hold what it will save.
         """
         with self._starting():
             run = open_run(self.settings.runs, run_id)
@@ -83,6 +87,7 @@ class JobManager:
             if state.status not in RESUMABLE:
                 what_to_do = "Continue it for more epochs instead." if state.status == "finished" else "Let it go on."
                 raise RunBusy(f"The run {run_id} is {state.status}; there is nothing to resume.", what_to_do)
+            require_room(self.settings, run.config(), run)
             run.clear_wishes()
             rescues = state.rescues + 1 if rescue else 0
             run.write_state(RunState(created_at=state.created_at, attempt=state.attempt + 1, rescues=rescues))
@@ -103,6 +108,7 @@ class JobManager:
             if (status := self.state(parent).status) != "finished":
                 raise RunBusy(f"The run {run_id} is {status}.", "Only a finished run can be continued.")
             config, origin, furnish = continuation(parent, epochs)
+            require_room(self.settings, config)
             run = create_run(
                 self.settings.runs, config, origin.model_copy(update={"request": request}), furnish=furnish
             )

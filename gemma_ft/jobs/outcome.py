@@ -12,7 +12,8 @@ import time
 
 from gemma_ft.errors import ErrorReport
 from gemma_ft.events import Fact, read_facts
-from gemma_ft.failures import CPU_ALLOCATOR, FULL_DISK_WORDS, INSTALL, LESS_MEMORY, ROOM
+from gemma_ft.failures import CPU_ALLOCATOR, FAILED_WRITER, INSTALL, LESS_MEMORY, ROOM
+from gemma_ft.full_disk import WORDS
 from gemma_ft.jobs.log_end import last_line, log_tail
 from gemma_ft.rundir import RunDir, RunState, Status
 
@@ -50,7 +51,7 @@ CRASHES: dict[int, tuple[str, str]] = {
 LOGGED = (
     ("install", ("ModuleNotFoundError", "ImportError"), "A package is missing or broken", INSTALL),
     ("memory", ("MemoryError", CPU_ALLOCATOR), "The machine ran out of memory", LESS_MEMORY),
-    ("disk", FULL_DISK_WORDS, "The disk is full", ROOM),
+    ("disk", (*WORDS, *FAILED_WRITER), "The disk is full", ROOM),
 )
 """What the last line of a log tells of an end that nothing else explains."""
 

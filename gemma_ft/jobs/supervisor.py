@@ -23,6 +23,7 @@ import psutil
 
 from gemma_ft.events import FactWriter, read_facts
 from gemma_ft.failures import explain
+from gemma_ft.full_disk import is_full_disk
 from gemma_ft.jobs.devices import Devices
 from gemma_ft.jobs.heartbeat import beat
 from gemma_ft.jobs.launch import plan_launch
@@ -34,7 +35,8 @@ from gemma_ft.jobs.waiting import Turn
 from gemma_ft.monitor.identity import identify
 from gemma_ft.monitor.kernel import MemoryKills
 from gemma_ft.monitor.machine import MachineSampler
-from gemma_ft.rundir import RunDir, StopProgress, Wish
+from gemma_ft.redaction import redact_output
+from gemma_ft.rundir import RunDir, RunState, StopProgress, Wish
 from gemma_ft.settings import Settings
 
 TICK_SECONDS = 0.2
@@ -109,7 +111,7 @@ class Supervisor:
             if again is None:
                 break
             self._change(**again)
-        self._run.write_state(conclude(self._run, self._state, exit_code, memory_ran_out=ran_out))
+        self._write_last(conclude(self._run, self._state, exit_code, memory_ran_out=ran_out))
         self._run.clear_wishes()
 
     def _attempt(self, devices: Devices) -> int:
@@ -139,7 +141,7 @@ class Supervisor:
     def _watch(self, trainer: int) -> None:
         """Follow the trainer until it has ended (or is a zombie: it is not reaped here)."""
         sampler = MachineSampler(self._run.path)
-        samples = FactWriter(self._run.system)
+        samples = FactWriter(self._run.system, held_bytes=0)
         next_sample = 0.0
         while identify(trainer) is not None:
             beat(self._lock)
@@ -170,6 +172,17 @@ class Supervisor:
         self._state = self._state.model_copy(update=changes)
         with survives():
             self._run.write_state(self._state)
+
+    def _write_last(self, state: RunState) -> None:
+        """Write the final state. On a full disk wait for room, unless somebody cancels or this process has to leave."""
+        while True:
+            try:
+                return self._run.write_state(state)
+            except OSError as exc:
+                if not is_full_disk(exc) or self._leave.is_set() or self._run.wished() == "cancel":
+                    raise
+            beat(self._lock)
+            time.sleep(TICK_SECONDS)
 
     def _follow_phase(self) -> None:
         facts, self._read_from = read_facts(self._run.events, self._read_from)
@@ -213,12 +226,14 @@ def survives() -> Iterator[None]:
     """Go on when a sample or a heartbeat cannot be taken or written (a full disk): the trainer needs its parent."""
     try:
         yield
-    except (OSError, psutil.Error):
-        traceback.print_exc()
+    except (OSError, psutil.Error) as exc:
+        if not is_full_disk(exc):  # Its own log would take the little room that comes.
+            traceback.print_exc()
 
 
 def main(path: str) -> int:
     """Supervise the run in this folder; returns 1 when another supervisor has it already, or when this one failed."""
+    redact_output(os.environ.get("HF_TOKEN"))
     run = RunDir(Path(path))
     lock = os.open(run.supervisor_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     if not _lock(lock):

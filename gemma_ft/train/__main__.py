@@ -27,6 +27,7 @@ from gemma_ft.train import ranks
 from gemma_ft.train.control import Asked, Control, StopRequested
 from gemma_ft.train.progress import Progress
 from gemma_ft.train.resolve import resolve_model
+from gemma_ft.train.room import wait_until_written
 
 log = logging.getLogger("gemma_ft")
 
@@ -46,6 +47,7 @@ def main(path: str) -> int:
     warnings.simplefilter("ignore", FutureWarning)
     facts = FactWriter(run.events, secret=token)
     attempt = run.state().attempt
+    control: Control | None = None
     try:
         control = Control(run)
         outcome, error = train(run, Progress(facts, control, heard=ranks.is_main()), control)
@@ -58,10 +60,12 @@ def main(path: str) -> int:
             exc = ranks.PeerLost()
         if ranks.count() == 1 or not _is_told(run, attempt):
             facts.append("result", sync=True, outcome="failed", attempt=attempt, error=explain(exc, token).model_dump())
+            wait_until_written(facts, control)
         return exit_code(exc)
     if ranks.is_main():
         log.info("The run has %s", outcome)
         facts.append("result", sync=True, outcome=outcome, attempt=attempt, error=error and error.model_dump())
+        wait_until_written(facts, control)
     return 0 if outcome == "finished" else STOPPED
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from gemma_ft.rundir import RunDir
 from gemma_ft.train import ranks
 from gemma_ft.train.control import Asked, Control
 from gemma_ft.train.progress import Progress
+from gemma_ft.train.room import Room, settle
 
 log = logging.getLogger("gemma_ft")
 
@@ -185,8 +185,10 @@ class CheckpointCallback(TrainerCallback):
     The older ones go when `tidy` is called, once the newest has proven to be sound.
     """
 
-    def __init__(self, run: RunDir, writing: Path, keep: int, progress: Progress, *, keep_best: bool = False) -> None:
-        self._run, self._writing, self._keep, self._progress = run, writing, keep, progress
+    def __init__(
+        self, run: RunDir, writing: Path, keep: int, progress: Progress, room: Room, *, keep_best: bool = False
+    ) -> None:
+        self._run, self._writing, self._keep, self._progress, self._room = run, writing, keep, progress, room
         self._keep_best = keep_best
         self._too_many = False
         self._best = ""
@@ -206,7 +208,7 @@ class CheckpointCallback(TrainerCallback):
 
     def _move(self, name: str, state: TrainerState) -> None:
         (self._writing / name / "training_args.bin").unlink(missing_ok=True)
-        move_into_place(self._writing / name, self._run.checkpoints / name)
+        self._room.write(lambda: move_into_place(self._writing / name, self._run.checkpoints / name))
         self._progress.fact("checkpoint", sync=True, step=state.global_step, path=f"checkpoints/{name}")
         self._best = f"checkpoint-{state.best_global_step}" if self._keep_best else ""
         self._too_many = True
@@ -252,10 +254,7 @@ def step_of(checkpoint: Path) -> int:
 
 def move_into_place(written: Path, place: Path) -> None:
     """Put a folder that was written aside where it belongs, after its content has reached the disk."""
-    for path in written.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+    settle(written)
     shutil.rmtree(place, ignore_errors=True)
     place.parent.mkdir(parents=True, exist_ok=True)
     written.rename(place)

@@ -56,6 +56,11 @@ class Control:
         # The launcher ends the others when one process failed: that is no wish.
         return "stop" if self._terminated and ranks.count() == 1 else None
 
+    @property
+    def terminated(self) -> bool:
+        """Whether SIGTERM has come: the time that a stop may take is up."""
+        return self._terminated
+
     def agreed(self) -> Asked | None:
         """Return the strongest of what the processes that train together were asked for; all have to call it."""
         words = get_args(Asked)

@@ -10,6 +10,7 @@ switch it off there). Does not run anything.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from gemma_ft.config import RunConfig
 from gemma_ft.errors import ConfigError
+from gemma_ft.train import ranks
 from gemma_ft.train.callbacks import EvaluationStopped
 from gemma_ft.train.encode import Encoded, Row
 from gemma_ft.train.head import install_head
 from gemma_ft.train.loading import adapter_for, computing
 from gemma_ft.train.packing import PackingCollator, pack
+from gemma_ft.train.room import Room, checkpoint_bytes, settle
 
 OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_8bit", "adafactor": "adafactor"}
 """Our names of optimizers and those of transformers."""
@@ -34,9 +37,12 @@ Rows = tuple[Sequence[Row], Sequence[Row]]
 
 
 class Stoppable(Trainer):
-    """A trainer whose evaluation can be stopped, that knows its gradient's norm, and writes no card of its own."""
+    """A trainer whose evaluation can be stopped, that knows its gradient's norm, waits for room to save, and writes no
+    card of its own."""
 
     gradient_norm = 0.0
+    room: Room | None = None
+    """The disk to save on; a trainer that is only measured has none."""
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
         """Remember the norm, which callbacks are not told."""
@@ -49,6 +55,24 @@ class Stoppable(Trainer):
         if not math.isfinite(logs.get("loss", 0.0)):
             self._tr_loss.zero_()
         super().log(logs, *args, **kwargs)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save as the library does, as often as it takes; the state of random numbers is not touched by it."""
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        save = super()._save_checkpoint
+
+        def save_whole() -> None:
+            save(model, trial)
+            if ranks.count() == 1:
+                settle(folder)
+
+        def undo() -> None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+        if self.room is None:
+            save(model, trial)
+        else:
+            self.room.write(save_whole, needed=checkpoint_bytes(self), undo=undo, together=True)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate; an evaluation that was stopped has no metrics."""

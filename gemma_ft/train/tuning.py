@@ -18,9 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from transformers import Trainer
-from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
 from gemma_ft.config import RunConfig
@@ -28,6 +26,7 @@ from gemma_ft.failures import is_out_of_memory
 from gemma_ft.rundir import RunDir
 from gemma_ft.sampling import Sampling
 from gemma_ft.train import ranks
+from gemma_ft.train.board import Board
 from gemma_ft.train.callbacks import (
     BestCallback,
     CheckpointCallback,
@@ -45,6 +44,7 @@ from gemma_ft.train.fitting import fitted, needing_less, settled
 from gemma_ft.train.generation import answer
 from gemma_ft.train.loading import describe_model, load_for_training, load_reference, save_result
 from gemma_ft.train.progress import Progress
+from gemma_ft.train.room import Room, require_room, settle, weights_bytes
 from gemma_ft.train.trainers import Rows, Stoppable, new_trainer
 
 
@@ -60,6 +60,7 @@ def tune(
     card: Callable[[Tuned], str],
 ) -> bool:
     """Train and save the result with its card; return whether it came to that, or somebody asked to stop."""
+    require_room(run, config, base_folder, rows)
     if ranks.count() > 1:
         ranks.join()
         part = _same_everywhere(settled(ranks.shared(config), base_folder, rows, run.path))
@@ -108,9 +109,11 @@ def _tune(
     checkpointing = config.training.gradient_checkpointing == "on"
     progress.fact("model", id=config.model.id, trained=trained, gradient_checkpointing=checkpointing, **base)
     trainer.remove_callback(PrinterCallback)
+    room = Room(run, control, progress)
+    trainer.room = room
     facts = FactsCallback(progress)
     trainer.add_callback(facts)
-    _add_callbacks(trainer, run, config, tokenizer, writing, control, progress)
+    _add_callbacks(trainer, run, config, tokenizer, writing, control, progress, room)
     with control.at_steps_only(), _emptied(writing):
         _train(trainer, run, config)
         trained_whole = trainer.state.global_step >= trainer.state.max_steps
@@ -120,10 +123,22 @@ def _tune(
             progress.phase("saving the model")
             if config.training.keep_best:
                 facts.tuned = _take_best(trainer, run, facts.tuned, progress)
-            save_result(trainer.model, tokenizer, writing / "model", config.model)
-            (writing / "model" / "README.md").write_text(card(facts.tuned), encoding="utf-8")
-            move_into_place(writing / "model", run.model)
+            _save(trainer, tokenizer, config, card(facts.tuned), writing / "model", run.model, room)
     return finished
+
+
+def _save(
+    trainer: Stoppable, tokenizer: Any, config: RunConfig, card: str, writing: Path, place: Path, room: Room
+) -> None:
+    """Write the result with its card aside, waiting for room if need be, and move it into place."""
+
+    def write() -> None:
+        save_result(trainer.model, tokenizer, writing, config.model)
+        (writing / "README.md").write_text(card, encoding="utf-8")
+        settle(writing)
+
+    room.write(write, needed=weights_bytes(trainer.model), undo=lambda: shutil.rmtree(writing, ignore_errors=True))
+    room.write(lambda: move_into_place(writing, place))
 
 
 @contextmanager
@@ -169,6 +184,7 @@ def _add_callbacks(
     writing: Path,
     control: Control,
     progress: Progress,
+    room: Room,
 ) -> None:
     """Add what is done at each step, in the order in which it has to be done."""
 
@@ -183,12 +199,12 @@ def _add_callbacks(
                 progress.fact("sample", step=step, prompt=prompt, answer=text)
 
     if ranks.is_main():
-        trainer.add_callback(TensorBoardCallback(SummaryWriter(str(run.tensorboard))))
+        trainer.add_callback(Board(run.tensorboard))
     training = config.training
     best = BestCallback(
         keep=training.keep_best, patience=training.early_stopping, every=training.eval_every, progress=progress
     )
-    saving = CheckpointCallback(run, writing, training.keep_checkpoints, progress, keep_best=training.keep_best)
+    saving = CheckpointCallback(run, writing, training.keep_checkpoints, progress, room, keep_best=training.keep_best)
     finite = FiniteCallback(
         progress,
         lambda: trainer.gradient_norm,
