@@ -204,7 +204,9 @@ class CheckpointCallback(TrainerCallback):
             self._too_many = False
             for old in checkpoints(self._run)[: -self._keep]:
                 if old.name != self._best:
-                    shutil.rmtree(old)
+                    # Aside first: what a kill leaves of it is no checkpoint.
+                    self._writing.mkdir(exist_ok=True)
+                    shutil.rmtree(old.rename(self._writing / f"old-{old.name}"))
 
     def _move(self, name: str, state: TrainerState) -> None:
         (self._writing / name / "training_args.bin").unlink(missing_ok=True)

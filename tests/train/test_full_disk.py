@@ -296,7 +296,6 @@ def test_each_library_that_writes_is_understood_when_the_disk_is_full(tiny_disk:
     import shutil
 
     from gemma_ft.failures import explain
-
     from gemma_ft.full_disk import is_full_disk
 
     folder = tiny_disk.path / write.__name__
