@@ -11,6 +11,7 @@ stay ordinary exceptions and surface with their traceback.
     ├── HubError           the Hub refused or did not answer; the person checks token, name or network
     ├── RunNotFound        no run has this id; the person picks one from the list
     ├── RunBusy            the run, or another one, is in a state that forbids this; the person waits or stops it
+    ├── NoticeError        a notice did not arrive; the person checks the address and the network
     └── EngineError        the engine failed or refused; the person reads the reason and asks again
 """
 
@@ -94,6 +95,13 @@ class RunBusy(GemmaFtError):
 
     kind = "busy"
     title = "Not possible right now"
+
+
+class NoticeError(GemmaFtError):
+    """A notice did not arrive; check the address and the network."""
+
+    kind = "notice"
+    title = "The notice did not arrive"
 
 
 class EngineError(GemmaFtError):

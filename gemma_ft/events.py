@@ -12,6 +12,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,11 +24,11 @@ Fact = dict[str, Any]
 class FactWriter:
     """Appends facts to a file, a line at a time; every line is flushed to the system, `sync` also to the disk.
 
-    A `secret` (the Hub token) is never written, even if a message holds it.
+    A secret (the Hub token, an address for notices) is never written, even if a message holds it.
     """
 
-    def __init__(self, path: Path, *, secret: str | None = None) -> None:
-        self._secret = secret
+    def __init__(self, path: Path, *, secrets: Sequence[str | None] = ()) -> None:
+        self._secrets = secrets
         self._file: IO[bytes] = path.open("ab")
         if self._file.tell() and not _ends_with_newline(path):
             self._file.write(b"\n")
@@ -36,7 +37,7 @@ class FactWriter:
         """Write one fact; `sync=True` returns only once it is on the disk."""
         fact = {"t": round(time.time(), 3), "event": event, **_storable(fields)}
         line = json.dumps(fact, ensure_ascii=False, separators=(",", ":"))
-        self._file.write(redact(line, self._secret).encode() + b"\n")
+        self._file.write(redact(line, *self._secrets).encode() + b"\n")
         self._file.flush()
         if sync:
             os.fsync(self._file.fileno())

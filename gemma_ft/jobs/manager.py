@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from gemma_ft.config import RunConfig
 from gemma_ft.errors import ErrorReport, RunBusy
 from gemma_ft.jobs.continuing import continuation
+from gemma_ft.jobs.notify import announce_end, notify_environment
 from gemma_ft.jobs.outcome import last_line
 from gemma_ft.jobs.queue import Queue
 from gemma_ft.jobs.spawn import own_environment, spawn
@@ -165,7 +166,7 @@ class JobManager:
 
     def state(self, run: RunDir) -> RunState:
         """Return the true state of a run; one whose processes are gone is concluded on the way."""
-        return true_state(run)
+        return true_state(run, self.settings)
 
     def reconcile(self) -> None:
         """Conclude what has lost its processes, and put those who wait for queued runs back in their place.
@@ -211,7 +212,8 @@ class JobManager:
             [str(run.path)],
             log=run.supervisor_log,
             environment=own_environment(hub_token=hub_token or self.settings.hub_token)
-            | {"GEMMA_FT_HOME": str(self.settings.home)},
+            | {"GEMMA_FT_HOME": str(self.settings.home)}
+            | notify_environment(self.settings),
         )
         threading.Thread(target=child.wait, name=f"reap {run.run_id}", daemon=True).start()
         deadline = time.monotonic() + TAKE_OVER_SECONDS
@@ -223,6 +225,7 @@ class JobManager:
             self.queue.leave(run.run_id)
             failed = {"status": "failed", "error": _did_not_start(run), "ended_at": time.time()}
             run.write_state(before.model_copy(update=failed))
+            announce_end(run, self.settings)
 
     @contextmanager
     def _starting(self) -> Iterator[None]:
