@@ -58,8 +58,8 @@ class Notifier:
     def send(self, occasion: Occasion, title: str, message: str, details: Mapping[str, Any] | None = None) -> None:
         """Tell of something that has happened to the run; what is sent is sent by a thread, so this returns at once."""
         url, when = _address(self._run, self._settings)
-        told = url is not None and occasion in TOLD[when]
-        self._record("notice", occasion=occasion, title=title, message=message, told=told)
+        told, attempt = url is not None and occasion in TOLD[when], self._attempt()
+        self._record("notice", attempt, occasion=occasion, title=title, message=message, told=told)
         if url is None or not told:
             return
         notice = Notice(occasion, title, message, {**about(self._run), **(details or {})})
@@ -69,7 +69,7 @@ class Notifier:
             target=lambda: outcome.append(self._deliver(parse_webhook(url), notice)), daemon=True
         )
         sending.start()
-        threading.Thread(target=self._settle, args=(occasion, sending, outcome)).start()
+        threading.Thread(target=self._settle, args=(occasion, attempt, sending, outcome)).start()
 
     def _deliver(self, webhook: Webhook, notice: Notice) -> str | None:
         """Send a notice, again if that may help; returns `None`, or why it did not arrive."""
@@ -92,20 +92,26 @@ class Notifier:
                 return None
         return why
 
-    def _settle(self, occasion: Occasion, sending: threading.Thread, outcome: list[str | None]) -> None:
+    def _attempt(self) -> int:
+        try:
+            return self._run.state().attempt
+        except OSError:
+            return 0
+
+    def _settle(self, occasion: Occasion, attempt: int, sending: threading.Thread, outcome: list[str | None]) -> None:
         """Write down a notice that did not arrive."""
         sending.join(DELIVERY_SECONDS + 1)
         why = outcome[0] if outcome else "there was no answer in time"
         if why is None:
             return
-        self._record("undelivered", occasion=occasion, why=why)
+        self._record("undelivered", attempt, occasion=occasion, why=why)
         with suppress(OSError), self._run.supervisor_log.open("a", encoding="utf-8") as log:
             log.write(f"WARNING {undelivered_in_words(occasion, why)}\n")
 
-    def _record(self, event: str, **fields: Any) -> None:
+    def _record(self, event: str, attempt: int, **fields: Any) -> None:
         with suppress(OSError):  # The disk may be full, and that may be what there is to tell.
             writer = FactWriter(notices_file(self._run), secrets=(*self._run.secrets(), self._settings.notify_url))
-            writer.append(event, **fields)
+            writer.append(event, attempt=attempt, **fields)
             writer.close()
 
 
@@ -149,8 +155,7 @@ def notices_file(run: RunDir) -> Path:
 
 def undelivered(run: RunDir, state: RunState) -> list[str]:
     """Return in words which notices of a run's present attempt did not arrive, the newest three."""
-    began = state.started_at or state.created_at
-    facts = [fact for fact in _facts_of(run, "undelivered") if float(fact["t"]) >= began][-3:]
+    facts = [fact for fact in _facts_of(run, "undelivered") if fact.get("attempt") == state.attempt][-3:]
     return [undelivered_in_words(str(fact.get("occasion")), str(fact.get("why"))) for fact in facts]
 
 
