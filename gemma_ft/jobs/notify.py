@@ -116,9 +116,15 @@ class Notifier:
 
 
 def announce_end(run: RunDir, settings: Settings) -> None:
-    """Tell of the end of a run's attempt, if it has ended; whoever has written its last state calls this once."""
-    state = run.state()
-    if state.status not in ACTIVE:
+    """Tell of the end of a run's attempt, if it has ended and nobody has told of it; never fails.
+
+    Whoever has written a last state calls this.
+    """
+    with suppress(OSError):
+        state = run.state()
+        ends = (fact for fact in _facts_of(run, "notice") if fact.get("occasion") != "attention")
+        if state.status in ACTIVE or any(fact.get("attempt") == state.attempt for fact in ends):
+            return
         notice = end_notice(run, state)
         Notifier(run, settings).send(notice.occasion, notice.title, notice.message, notice.details)
 

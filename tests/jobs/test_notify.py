@@ -32,7 +32,7 @@ from gemma_ft.jobs.notify import (
     try_address,
     undelivered,
 )
-from gemma_ft.jobs.processes import identify, is_alive
+from gemma_ft.monitor.identity import identify, is_alive
 from gemma_ft.rundir import RunDir, RunState, create_run
 from gemma_ft.settings import Settings
 from gemma_ft.webhook import NotifyConfig, Told, parse_webhook
