@@ -27,7 +27,9 @@ from gemma_ft.config import load_config
 from gemma_ft.engine.client import EngineClient
 from gemma_ft.errors import ConfigError, DataError, GemmaFtError, RunNotFound
 from gemma_ft.jobs.manager import JobManager
+from gemma_ft.jobs.notify import DELIVERY_SECONDS, try_address
 from gemma_ft.jobs.spawn import PROJECT_ROOT, own_environment
+from gemma_ft.monitor.identity import is_alive
 from gemma_ft.monitor.log import read_log
 from gemma_ft.monitor.summary import Summary, summarise
 from gemma_ft.reference import reference
@@ -239,6 +241,15 @@ def delete_command(
     delete(manager, _open(manager, run_id), only_checkpoints=checkpoints, sure=yes)
 
 
+@app.command("notify-test")
+@tells_errors
+def notify_test(
+    url: Annotated[str | None, typer.Argument(help="ntfy topic or webhook; if left out, $GEMMA_FT_NOTIFY_URL.")] = None,
+) -> None:
+    """Send a test notice and say what came back."""
+    typer.echo(try_address(url, Settings.from_env()))
+
+
 @app.command("knobs")
 def knobs_command() -> None:
     """Print every setting of a run as a page of Markdown."""
@@ -287,6 +298,9 @@ def _follow(manager: JobManager, run: RunDir, offset: int = 0) -> None:
         if not ended:
             time.sleep(FOLLOW_SECONDS)
     _tell_state_error(state)
+    wait_until = time.monotonic() + DELIVERY_SECONDS
+    while is_alive(state.supervisor) and time.monotonic() < wait_until:
+        time.sleep(FOLLOW_SECONDS)  # It sends its notice; the end of a container's first process would end it.
     typer.echo(f"Run {run.run_id} has {state.status}." if state.status != "interrupted" else "The run was interrupted.")
     if state.status == "finished":
         typer.echo(f"The model is in {run.model}")

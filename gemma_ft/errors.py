@@ -12,6 +12,7 @@ stay ordinary exceptions and surface with their traceback.
     ├── RunNotFound        no run has this id; the person picks one from the list
     ├── RunBusy            the run, or another one, is in a state that forbids this; the person waits or stops it
     ├── DiskError          the disk cannot hold what would be written; the person makes room
+    ├── NoticeError        a notice did not arrive; the person checks the address and the network
     └── EngineError        the engine failed or refused; the person reads the reason and asks again
 """
 
@@ -112,6 +113,13 @@ class DiskError(GemmaFtError):
 
     kind = "disk"
     title = "The disk has too little room"
+
+
+class NoticeError(GemmaFtError):
+    """A notice did not arrive; check the address and the network."""
+
+    kind = "notice"
+    title = "The notice did not arrive"
 
 
 class EngineError(GemmaFtError):

@@ -14,6 +14,7 @@ import math
 import os
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,12 @@ HELD_BYTES = 16_000_000
 class FactWriter:
     """Appends facts to a file, a line at a time; every line goes to the system at once, with `sync` also to the disk.
 
-    A `secret` (the Hub token) is never written, even if a message holds it. Up to `held_bytes` wait while the disk is
-    full; beyond that the oldest lines are dropped, and a warning in the file says how many.
+    A secret (the Hub token, an address for notices) is never written, even if a message holds it. Up to `held_bytes`
+    wait while the disk is full; beyond that the oldest lines are dropped, and a warning in the file says how many.
     """
 
-    def __init__(self, path: Path, *, secret: str | None = None, held_bytes: int = HELD_BYTES) -> None:
-        self._path, self._secret, self._most = path, secret, held_bytes
+    def __init__(self, path: Path, *, secrets: Sequence[str | None] = (), held_bytes: int = HELD_BYTES) -> None:
+        self._path, self._secrets, self._most = path, secrets, held_bytes
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
         self._dropped = 0
@@ -44,7 +45,7 @@ class FactWriter:
 
     def append(self, event: str, *, sync: bool = False, **fields: Any) -> None:
         """Write one fact; `sync=True` returns only once it is on the disk, or waits for room there."""
-        self._hold(_line(event, fields, self._secret))
+        self._hold(_line(event, fields, self._secrets))
         if self.write_held() and sync and self._file is not None:
             try:
                 os.fsync(self._file)
@@ -59,7 +60,7 @@ class FactWriter:
                 self._open()
             if self._dropped and self._most:
                 said = f"The disk was full: {self._dropped:,} facts before this one are missing."
-                self._write(_line("warning", {"message": said}, None))
+                self._write(_line("warning", {"message": said}, ()))
             self._dropped = 0
             while self._held:
                 self._write(self._held[0])
@@ -137,10 +138,10 @@ def _storable(value: Any) -> Any:
     return value
 
 
-def _line(event: str, fields: Fact, secret: str | None) -> bytes:
+def _line(event: str, fields: Fact, secrets: Sequence[str | None]) -> bytes:
     fact = {"t": round(time.time(), 3), "event": event, **_storable(fields)}
     text = json.dumps(fact, ensure_ascii=False, separators=(",", ":"))
-    return redact(text, secret).encode() + b"\n"
+    return redact(text, *secrets).encode() + b"\n"
 
 
 def _ends_whole(path: Path) -> bool:

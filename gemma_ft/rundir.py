@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gemma_ft.config import RunConfig, config_from_json
 from gemma_ft.errors import ConfigError, ErrorReport, RunNotFound
+from gemma_ft.webhook import SECRETS, parse_webhook
 
 Status = Literal["queued", "preparing", "training", "stopping", "finished", "stopped", "failed", "interrupted"]
 Wish = Literal["stop", "cancel"]
@@ -171,6 +172,14 @@ class RunDir:
         except (OSError, UnicodeDecodeError) as exc:
             raise ConfigError(f"The configuration of {self.run_id} cannot be read: {exc}.", "Start a new run.") from exc
 
+    def secrets(self) -> tuple[str, ...]:
+        """Return what stands in the configuration and must not be printed; nothing if that cannot be read."""
+        try:
+            url = self.config().notify.url
+        except ConfigError:
+            return ()
+        return (url, parse_webhook(url).url) if url else ()
+
     def state(self) -> RunState:
         """Read the run's state as the file tells it; whether the processes in it still live is another question.
 
@@ -239,7 +248,8 @@ def create_run(
     run = RunDir(runs / new_run_id(config))
     run.path.mkdir(parents=True)
     run.wishes.mkdir()
-    replace_file(run.config_file, config.model_dump_json(indent=1))
+    secret = config.notify.url is not None
+    replace_file(run.config_file, config.model_dump_json(indent=1, context=SECRETS), mode=0o600 if secret else 0o666)
     if origin is not None:
         replace_file(run.origin_file, origin.model_dump_json(indent=1))
     if furnish is not None:
@@ -274,11 +284,14 @@ def new_run_id(config: RunConfig) -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{label}-{objective}{method}-{secrets.token_hex(2)}"
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Write `text` beside `path` and rename it into place: a reader sees the old or the new file, never a part."""
+def replace_file(path: Path, text: str, *, mode: int = 0o666) -> None:
+    """Write `text` beside `path` and rename it into place: a reader sees the old or the new file, never a part.
+
+    `mode` says who may read and write it, within what the person's umask allows.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with aside.open("w", encoding="utf-8") as file:
+        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:  # noqa: PTH123
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

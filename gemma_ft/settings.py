@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gemma_ft.errors import ConfigError
+from gemma_ft.webhook import parse_webhook
 
 SPACE_VOLUME = Path("/data")
 DEFAULT_PORT = 7860
+NOTIFY_URL = "GEMMA_FT_NOTIFY_URL"
 ANOTHER_HOME = "Set GEMMA_FT_HOME to a folder that you may write to."
 
 
@@ -23,7 +25,8 @@ class Settings:
     """The few facts about the machine that everything else depends on.
 
     `hub_token` is the token of the person who runs this machine; on a Space it stays `None`, because there the visitors
-    are other people and must never act with the owner's token.
+    are other people and must never act with the owner's token. `notify_url` is told of the runs that name no address of
+    their own.
     """
 
     home: Path
@@ -32,6 +35,7 @@ class Settings:
     on_space: bool = False
     hub_token: str | None = None
     auto_resume: bool = False
+    notify_url: str | None = field(default=None, repr=False)
 
     @property
     def runs(self) -> Path:
@@ -74,9 +78,9 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Read `GEMMA_FT_HOME`, `GEMMA_FT_AUTO_RESUME`, `GRADIO_SERVER_NAME` and `_PORT`, `SYSTEM` and `HF_TOKEN`.
+        """Read `GEMMA_FT_HOME`, `_AUTO_RESUME`, `_NOTIFY_URL`, `GRADIO_SERVER_NAME`, `_PORT`, `SYSTEM` and `HF_TOKEN`.
 
-        Raises `ConfigError` for a port that is none.
+        Raises `ConfigError` for a port or an address that is none.
         """
         env = os.environ if environ is None else environ
         on_space = env.get("SYSTEM") == "spaces"
@@ -87,6 +91,7 @@ class Settings:
             on_space=on_space,
             hub_token=None if on_space else clean_token(env.get("HF_TOKEN")),
             auto_resume=env.get("GEMMA_FT_AUTO_RESUME", "").strip().lower() in ("1", "true", "yes", "on"),
+            notify_url=_address(env.get(NOTIFY_URL)),
         )
 
 
@@ -101,6 +106,16 @@ def clean_token(text: str | None) -> str | None:
             title="The token is damaged",
         )
     return token or None
+
+
+def _address(text: str | None) -> str | None:
+    if not (text or "").strip():
+        return None
+    try:
+        parse_webhook(str(text))
+    except ValueError as exc:
+        raise ConfigError(f"{NOTIFY_URL}: {exc}.", "Give an address such as https://ntfy.sh/my-topic.") from exc
+    return str(text).strip()
 
 
 def _port(text: str | None) -> int:

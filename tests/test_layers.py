@@ -28,6 +28,8 @@ WORDS = {
     "full_disk",
     "shape",
     "hardware",
+    "knob",
+    "webhook",
     "__init__",
 }
 TORCH = {"safetensors", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers"}
@@ -39,7 +41,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     ),
     "estimate": (WORDS, set()),
     "monitor": (WORDS, {"psutil", "pynvml"}),
-    "jobs": (WORDS | {"monitor", "estimate"}, {"psutil", "filelock"}),
+    "jobs": (WORDS | {"monitor", "estimate"}, {"psutil", "filelock", "httpx2"}),
     "hub": (WORDS, {"huggingface_hub"}),
     "check": (WORDS | {"data", "estimate", "hub"}, set()),
     "fit": (WORDS | {"estimate"}, set()),
@@ -119,6 +121,7 @@ def test_the_engine_client_needs_only_the_standard_library() -> None:
         ("app", "datasets"),
         ("gemma_ft.__main__", "torch"),
         ("gemma_ft.__main__", "gradio"),
+        ("gemma_ft.jobs.supervisor", "httpx2"),
         ("gemma_ft.jobs.supervisor", "torch"),
         ("gemma_ft.jobs.supervisor", "gradio"),
     ],

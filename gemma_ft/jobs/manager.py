@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from gemma_ft.config import RunConfig
 from gemma_ft.errors import ErrorReport, RunBusy
 from gemma_ft.jobs.continuing import continuation
+from gemma_ft.jobs.notify import announce_end, notify_environment
 from gemma_ft.jobs.outcome import did_not_start
 from gemma_ft.jobs.queue import Queue
 from gemma_ft.jobs.room import require_room
@@ -171,7 +172,7 @@ class JobManager:
 
     def state(self, run: RunDir) -> RunState:
         """Return the true state of a run; one whose processes are gone is concluded on the way."""
-        return true_state(run)
+        return true_state(run, self.settings)
 
     def reconcile(self) -> None:
         """Conclude what has lost its processes, and put those who wait for queued runs back in their place.
@@ -218,7 +219,8 @@ class JobManager:
                 [str(run.path)],
                 log=run.supervisor_log,
                 environment=own_environment(hub_token=hub_token or self.settings.hub_token)
-                | {"GEMMA_FT_HOME": str(self.settings.home)},
+                | {"GEMMA_FT_HOME": str(self.settings.home)}
+                | notify_environment(self.settings),
             )
         except NotStarted as exc:
             self._fail(run, exc.report)
@@ -233,9 +235,10 @@ class JobManager:
             self._fail(run, did_not_start(run))
 
     def _fail(self, run: RunDir, error: ErrorReport) -> None:
-        """Write down that a run could not be started."""
+        """Write down that a run could not be started, and tell who wants to know."""
         self.queue.leave(run.run_id)
         run.write_state(run.state().model_copy(update={"status": "failed", "error": error, "ended_at": time.time()}))
+        announce_end(run, self.settings)
 
     @contextmanager
     def _starting(self) -> Iterator[None]:

@@ -28,6 +28,7 @@ from gemma_ft.jobs.devices import Devices
 from gemma_ft.jobs.heartbeat import beat
 from gemma_ft.jobs.launch import plan_launch
 from gemma_ft.jobs.less_memory import next_attempt
+from gemma_ft.jobs.notify import announce_end
 from gemma_ft.jobs.outcome import conclude
 from gemma_ft.jobs.processes import signal_group
 from gemma_ft.jobs.spawn import own_environment, spawn
@@ -233,13 +234,13 @@ def survives() -> Iterator[None]:
 
 def main(path: str) -> int:
     """Supervise the run in this folder; returns 1 when another supervisor has it already, or when this one failed."""
-    redact_output(os.environ.get("HF_TOKEN"))
-    run = RunDir(Path(path))
+    run, settings = RunDir(Path(path)), Settings.from_env()
+    redact_output(os.environ.get("HF_TOKEN"), settings.notify_url, *run.secrets())
     lock = os.open(run.supervisor_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     if not _lock(lock):
         return 1
     try:
-        supervisor = Supervisor(run, Settings.from_env(), lock)
+        supervisor = Supervisor(run, settings, lock)
         signal.signal(signal.SIGTERM, supervisor.ask_to_leave)
         supervisor.follow()
     except Exception as exc:
@@ -249,6 +250,9 @@ def main(path: str) -> int:
             report = report.model_copy(update={"title": "The supervisor of this run failed", "what_to_do": LOOK})
         run.write_state(run.state().model_copy(update={"status": "failed", "error": report, "ended_at": time.time()}))
         raise
+    finally:
+        announce_end(run, settings)
+        os.close(lock)  # Whoever resumes the run need not wait until the notice has arrived.
     return 0
 
 

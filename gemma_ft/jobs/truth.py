@@ -14,17 +14,19 @@ from contextlib import suppress
 from filelock import FileLock
 
 from gemma_ft.jobs.heartbeat import is_hung, silent_seconds
+from gemma_ft.jobs.notify import announce_end
 from gemma_ft.jobs.outcome import conclude
 from gemma_ft.jobs.processes import signal_group
 from gemma_ft.monitor.identity import is_alive, is_halted
 from gemma_ft.rundir import GOING, ProcessId, RunDir, RunState
+from gemma_ft.settings import Settings
 
 ORPHAN_SECONDS = 600.0
 """How long a trainer that lost its supervisor may take to save and leave."""
 
 
-def true_state(run: RunDir) -> RunState:
-    """Return the state of a run; one that has lost its processes is concluded on the way."""
+def true_state(run: RunDir, settings: Settings) -> RunState:
+    """Return the state of a run; one that has lost its processes is concluded on the way, and that end is told."""
     state = run.state()
     if state.status not in GOING or is_attended(run, state.supervisor):
         return state
@@ -38,6 +40,7 @@ def true_state(run: RunDir) -> RunState:
         state = conclude(run, state, exit_code=None)
         with suppress(OSError):  # On a full disk it is concluded again by the next who asks.
             run.write_state(state)
+            announce_end(run, settings)
             run.clear_wishes()
     return state
 

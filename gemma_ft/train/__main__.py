@@ -36,7 +36,8 @@ def main(path: str) -> int:
     """Train the run in this folder and return the exit code."""
     run = RunDir(Path(path))
     token = os.environ.get("HF_TOKEN")
-    redact_output(token)
+    secrets = (token, *run.secrets())
+    redact_output(*secrets)
     logging.basicConfig(
         level=logging.INFO if ranks.is_main() else logging.WARNING,
         format="%(asctime)s %(levelname)s %(message)s",
@@ -45,7 +46,7 @@ def main(path: str) -> int:
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.simplefilter("ignore", FutureWarning)
-    facts = FactWriter(run.events, secret=token)
+    facts = FactWriter(run.events, secrets=secrets)
     attempt = run.state().attempt
     control: Control | None = None
     try:

@@ -31,6 +31,8 @@ from gemma_ft.ui.services import Services
 from gemma_ft.ui.wiring import QUEUED, QUIET, REQUEST_ID, SHOW_RUN, shows_errors
 
 MODEL, DATA, METHOD, REVIEW = 1, 2, 3, 4
+REVIEWED = ("name", "publish.repo", "publish.private", "notify.url", "notify.when")
+"""Knobs that can be changed in the Review itself."""
 WELCOME = """### Tune a Gemma on your own examples
 Pick a Gemma, bring questions and answers, and watch it learn them on the Dashboard.<br>
 Then talk to the base and the tuned model side by side in the Playground, and publish the result.<br>
@@ -57,7 +59,7 @@ class CreateTab:
                 MethodStep(self.form, services, self.token)
                 self._moves(METHOD, "Next: Review")
             with gr.Step("Review", id=REVIEW):
-                self.review = ReviewStep(self.form)
+                self.review = ReviewStep(self.form, services)
                 self._turn(self.review.back, METHOD)
 
     @property
@@ -95,7 +97,7 @@ def build_create(services: Services, tabs: gr.Tabs) -> gr.Textbox:
         return [gr.Walkthrough(selected=REVIEW), None, None, *form.show(try_it())]
 
     wire_data_step(tab.data, services, tab.steps, tab.token)
-    changes = [tab.token.change, *(form[name].change for name in ("name", "publish.repo", "publish.private"))]
+    changes = [tab.token.change, *(form[name].change for name in REVIEWED)]
     filled = [tab.steps, tab.data.upload, tab.data.measured, *form.components]
     _wire_review(tab, services, [tab.steps.change, *changes], tab.try_it.click(fill, None, filled, **QUIET))
     starting = tab.review.start.click(

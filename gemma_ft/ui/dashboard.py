@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 
+from gemma_ft.ui.bell import place_toggle
 from gemma_ft.ui.live import LiveRuns
 from gemma_ft.ui.services import Services
 from gemma_ft.ui.wiring import QUEUED, QUIET, REQUEST_ID, SHOW_RUN, shows_errors
@@ -78,6 +79,7 @@ def build_dashboard(services: Services, token: gr.Textbox) -> Dashboard:
     rescue = gr.Button(
         "Resume all runs that were interrupted", elem_id="rescue-button", variant="primary", visible=False
     )
+    place_toggle()
     screen = gr.HTML(
         html_template='<div class="dash"></div>',
         js_on_load=ON_LOAD,

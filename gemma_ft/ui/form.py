@@ -42,6 +42,8 @@ LABELS = {
     "evaluation.max_new_tokens": "Longest answer",
     "publish.repo": "Hub repository",
     "publish.private": "Private repository",
+    "notify.url": "ntfy topic or webhook",
+    "notify.when": "Tell",
 }
 OPTIONS: dict[str, list[tuple[str, str]]] = {
     "model.id": [(model.label, model.id) for model in CATALOG],
@@ -62,6 +64,7 @@ OPTIONS: dict[str, list[tuple[str, str]]] = {
         ("Standard: every weight", "none"),
     ],
     "training.on_out_of_memory": [("Go on with smaller batches", "smaller_batch"), ("Stop with an error", "stop")],
+    "notify.when": [("Only problems", "problems"), ("Problems and finished runs", "ended"), ("Every end", "all")],
 }
 TYPED = {"model.id", "data.id", "data.config", "data.split", "data.validation_split"}
 """Knobs with choices to pick from where anything else can be typed too."""

@@ -18,6 +18,7 @@ from typing import Any
 from gemma_ft.errors import ConfigError, RunNotFound
 from gemma_ft.events import Fact
 from gemma_ft.jobs.manager import JobManager
+from gemma_ft.jobs.notify import undelivered
 from gemma_ft.monitor.facts import RunFacts
 from gemma_ft.monitor.log import read_log
 from gemma_ft.monitor.summary import describe_run
@@ -70,10 +71,13 @@ class LiveRuns:
         text, log_end = read_log(run.log, 0 if news.anew else int(known.get("log", 0)))
         state = self._manager.state(run)
         place = place_in_line(self._order(), run.run_id) if state.status == "queued" else None
+        about = describe_run(run)
+        shown = view(about, state, facts, has_model=run.model.is_dir(), now=time.time(), place=place)
+        shown["warnings"] += undelivered(run, state)
         return {
             "run": run.run_id,
             "reset": news.anew,
-            "view": view(describe_run(run), state, facts, has_model=run.model.is_dir(), now=time.time(), place=place),
+            "view": shown,
             "can": self._possible(run, state, place),
             "steps": columns(thin(news.steps, MOST_POINTS), STEP_COLUMNS),
             "evals": columns(thin(news.evals, MOST_POINTS), EVAL_COLUMNS),

@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from gemma_ft import __version__
 from gemma_ft.ui.api import add_api
+from gemma_ft.ui.bell import place_watcher
 from gemma_ft.ui.create import build_create
 from gemma_ft.ui.dashboard import build_dashboard
 from gemma_ft.ui.playground import build_playground
@@ -41,6 +42,7 @@ def build_page(services: Services) -> gr.Blocks:
                 dashboard = build_dashboard(services, token)
             with gr.Tab("Playground", id="playground", elem_id="tab-playground") as playground:
                 build_playground(services, playground, dashboard, token, tabs)
+        place_watcher(services)
         add_api(services)
         page.load(_tab_of_address, None, tabs, queue=False, show_progress="hidden", api_visibility="private")
     return page

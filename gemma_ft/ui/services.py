@@ -24,6 +24,7 @@ from gemma_ft.jobs.ownership import Ownership
 from gemma_ft.jobs.spawn import PROJECT_ROOT, own_environment
 from gemma_ft.rundir import RunDir
 from gemma_ft.settings import Settings, clean_token
+from gemma_ft.webhook import parse_webhook
 
 WATCH_SECONDS = 1.0
 
@@ -142,6 +143,8 @@ class Services:
         for path in (config.data.path, config.data.validation_path):
             if path and not Path(path).resolve().is_relative_to(self.uploads.resolve()):
                 raise ConfigError("On a Space the data must be an uploaded file.", "Upload the file in the Data step.")
+        if config.notify.url and not parse_webhook(config.notify.url).encrypted:
+            raise ConfigError("On a Space notices are sent over https only.", "Begin the address with https://.")
         if config.model.id != DEMO_MODEL and (config.model.is_path or Path(config.model.id).exists()):
             raise ConfigError("On a Space the model cannot be a local folder.", "Give the id of a model on the Hub.")
 
