@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from gemma_ft.errors import ConfigError
+from gemma_ft.knob import Section, knob
+from gemma_ft.reactions import AlertsConfig
 
 DEMO_MODEL = "demo/gemma-3-tiny"
 Format = Literal["messages", "sharegpt", "alpaca", "prompt_completion", "text", "translation", "preference"]
@@ -36,11 +38,6 @@ MOST_ACCUMULATED, MOST, MOST_SEED = 1024, 10_000_000, 2**32 - 1
 REPO_NAME = re.compile(r"^([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*$")
 
 
-def knob(default: Any, text: str, *, unit: str = "", **limits: Any) -> Any:
-    """Declare one setting: its default, its help in one line, its unit, and its limits (`ge`, `gt`, `le`, `lt`)."""
-    return Field(default=default, description=text, json_schema_extra={"unit": unit}, **limits)
-
-
 def _expanded(path: str) -> str:
     """Return a path with `~` made plain. Raises `ValueError` for what can be no path."""
     try:
@@ -55,12 +52,6 @@ def _without_nul(text: str) -> str:
     if any(len(part.encode("utf-8", "replace")) > LONGEST_NAME for part in text.split("/")):
         raise ValueError(f"a name of more than {LONGEST_NAME} bytes cannot be on any disk")
     return text
-
-
-class Section(BaseModel):
-    """Base of the sections: frozen, and a key nobody knows is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -280,6 +271,7 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     publish: PublishConfig = PublishConfig()
     compute: ComputeConfig = ComputeConfig()
+    alerts: AlertsConfig = AlertsConfig()
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:

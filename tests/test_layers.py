@@ -26,6 +26,8 @@ WORDS = {
     "redaction",
     "shape",
     "hardware",
+    "knob",
+    "reactions",
     "__init__",
 }
 TORCH = {"safetensors", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers"}
