@@ -30,8 +30,9 @@ from gemma_ft.jobs.outcome import conclude
 from gemma_ft.jobs.processes import signal_group
 from gemma_ft.jobs.spawn import own_environment, spawn
 from gemma_ft.jobs.waiting import Turn
+from gemma_ft.jobs.watchdog import Watchdog
 from gemma_ft.monitor.identity import identify
-from gemma_ft.monitor.machine import MachineSampler
+from gemma_ft.monitor.machine import MachineSampler, Sample
 from gemma_ft.rundir import RunDir, StopProgress, Wish
 from gemma_ft.settings import Settings
 
@@ -124,6 +125,7 @@ class Supervisor:
         """Follow the trainer until it has ended (or is a zombie: it is not reaped here)."""
         sampler = MachineSampler(self._run.path)
         samples = FactWriter(self._run.system)
+        watchdog = Watchdog(self._run)
         next_sample = 0.0
         while identify(trainer) is not None:
             beat(self._lock)
@@ -131,11 +133,15 @@ class Supervisor:
                 next_sample = time.monotonic() + SAMPLE_SECONDS
                 self._change(heartbeat=time.time(), stop=self._stop_on_the_clock())
                 self._remember_family(trainer)
+                sample: Sample = {}
                 with survives():
-                    samples.append("sample", **sampler.sample(trainer))
+                    sample = sampler.sample(trainer)
+                    samples.append("sample", **sample)
+                watchdog.look(sample)
             self._follow_phase()
             self._climb(trainer)
             time.sleep(TICK_SECONDS)
+        watchdog.look({})  # What the trainer said last.
         samples.close()
 
     def _remember_family(self, trainer: int) -> None:

@@ -102,6 +102,10 @@ class Alerts:
         """Return what is wrong now and was told."""
         return [self._alert(rule, active=True) for rule in self._rules if self._voices[rule.name].active]
 
+    def over(self, name: str) -> Alert | None:
+        """Return that a rule's alert is over; `None` if there is no such rule (any more)."""
+        return next((self._alert(rule, active=False) for rule in self._rules if rule.name == name), None)
+
     def _changes(self, now: float) -> list[Alert]:
         changed = []
         for rule in self._rules:
@@ -131,7 +135,7 @@ HEAD = """# Alerts
 The supervisor of a run watches its facts and the machine, whether or not a page is open. What it finds is shown on the
 page, kept in `alerts.jsonl` in the run's folder, and sent as a notice. What is done besides is a setting for each rule:
 `alerts.<rule>: nothing | save | stop`, on the Method step under *What alerts do*. To stop saves a checkpoint first, so
-the run can be resumed; a rule that stopped a run does not stop it again for the same thing.
+the run can be resumed; if nothing has become better then, the rule may stop it again.
 
 No rule compares a loss or a norm with a fixed number: a run is judged by its own. A rule speaks once, and once more
 when it is over; if it comes again, it waits twice as long each time (1, 2, 4, ... minutes) before it speaks.

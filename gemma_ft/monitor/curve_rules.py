@@ -13,7 +13,7 @@ from collections import deque
 from typing import ClassVar
 
 from gemma_ft.events import Fact
-from gemma_ft.monitor.rules import Rule, Setup, number, positive, spread, step_of
+from gemma_ft.monitor.rules import Rule, Setup, mean_and_variance, noise_between, number, positive, spread, step_of
 
 Point = tuple[int, float]
 """A step and a value."""
@@ -138,9 +138,10 @@ class Spike(Rule):
 
     def _is_far(self, level: float) -> bool:
         levels = [point[1] for point in self._recent]
-        far = max(self.SIGMAS * spread(levels), math.log(self.times))
-        began = statistics.median(point[1] for point in self._first)
-        return level > statistics.median(levels) + far and level > math.log(self.WORTH * began)
+        far = level - statistics.median(levels)
+        if far <= math.log(self.times) or far <= self.SIGMAS * spread(levels):
+            return False
+        return level > math.log(self.WORTH * statistics.median([point[1] for point in self._first]))
 
 
 class LossSpike(Spike):
@@ -185,23 +186,25 @@ class LossExplodes(Rule):
     title = "The loss is exploding"
     why = (
         "Either the median of the last 10 reports is above the lowest such median by half of what had been learned "
-        "until then, by half of itself, and by 4 standard deviations of its noise; or, within the first 50 reports, "
-        "the last 5 are all above the first 3 (when the model was nearly untouched; only the very first, if another is "
-        "five times it), their median by half and by twice their noise. So neither noise, nor a jump that heals, nor "
-        "the slow rise of a run that goes on for too long counts. Over when the rise is half gone."
+        "until then, by half of itself, and by 4 times the noise between reports (which medians of ten do not do by "
+        "chance); or, within the first 50 reports, the last 8 are all above the first 3 (when the model was nearly "
+        "untouched; only the very first, if another is five times it), their median by half and by 1.5 times their "
+        "noise. So neither noise, nor a jump that heals, nor the slow rise of a run that goes on for too long counts. "
+        "Over when the rise is half gone."
     )
     advice = (
         "The learning rate is most likely too high. Stop, and start again with a tenth of it, or a longer warm-up; a "
         "checkpoint from before the rise is still good."
     )
-    WINDOW, SIGMAS = 10, 4.0
-    FIRST, LAST, EARLY, WORSE, AT_ONCE = 3, 5, 50, 1.5, 5.0
+    WINDOW, NOISE_WINDOW, SIGMAS = 10, 50, 4.0
+    FIRST, LAST, EARLY, WORSE, AT_ONCE = 3, 8, 50, 1.5, 5.0
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self._first: list[Point] = []
         self._recent: deque[Point] = deque(maxlen=self.WINDOW)
-        self._best: tuple[int, float, float] | None = None
+        self._levels: deque[float] = deque(maxlen=self.NOISE_WINDOW)
+        self._best: Point | None = None
         self._reports = 0
 
     def take(self, fact: Fact) -> None:
@@ -212,6 +215,7 @@ class LossExplodes(Rule):
         if len(self._first) < self.WINDOW:
             self._first.append((step_of(fact), value))
         self._recent.append((step_of(fact), value))
+        self._levels.append(math.log(value))
         worse, best = self._than_first(), self._than_best()
         said = (worse[0] if worse else "") or (best[0] if best else "")
         if said:
@@ -224,6 +228,7 @@ class LossExplodes(Rule):
         self._first = [point for point in self._first if point[0] <= step]
         self._reports = len(self._first) if len(self._first) < self.WINDOW else self._reports
         self._recent.clear()
+        self._levels.clear()
         if self._best is not None and self._best[0] > step:
             self._best = None
         self.found = ""
@@ -234,10 +239,11 @@ class LossExplodes(Rule):
         if self._reports < self.FIRST + self.LAST or len(last) < self.LAST or len(self._first) < self.FIRST:
             return None
         first = self._untouched()
-        middle, noise = statistics.median(last), spread([math.log(value) for value in last])
+        middle = statistics.median(last)
         if self._reports > self.EARLY or min(last) <= first:
             return "", middle <= first
-        far = math.log(middle / first) > max(math.log(self.WORSE), 2 * noise)
+        noise = spread([math.log(value) for value in last])
+        far = math.log(middle / first) > max(math.log(self.WORSE), 1.5 * noise)
         said = f"Around step {self._recent[-1][0]:,} the loss is {middle:.4g}; in the first steps it was {first:.4g}."
         return (said, False) if far else ("", False)
 
@@ -250,18 +256,20 @@ class LossExplodes(Rule):
         """Return what is wrong compared with the best ten reports, and whether it certainly is not."""
         if len(self._recent) < self.WINDOW:
             return None
-        values = [point[1] for point in self._recent]
-        middle, now = statistics.median(values), self._recent[-1][0]
+        middle, now = statistics.median([point[1] for point in self._recent]), self._recent[-1][0]
         if self._best is None or middle < self._best[1]:
-            self._best = (now, middle, spread(values))
-        step, best, noise = self._best
-        began = statistics.median(point[1] for point in self._first)
-        rise = max(0.5 * (began - best), 0.5 * best, self.SIGMAS * noise)
-        said = (
+            self._best = (now, middle)
+        step, best = self._best
+        began = statistics.median([point[1] for point in self._first])
+        least = best + max(0.5 * (began - best), 0.5 * best)
+        if middle < best + (least - best) / 2:
+            return "", True
+        if middle <= least or math.log(middle / best) <= self.SIGMAS * noise_between(self._levels):
+            return "", False
+        return (
             f"Around step {now:,} the loss is {middle:.4g}; it was down to {best:.4g} around step {step:,}, and began "
             f"at {began:.4g}."
-        )
-        return (said if middle > best + rise else "", middle < best + rise / 2)
+        ), False
 
 
 class LossFlat(Rule):
@@ -352,9 +360,8 @@ class LossFlat(Rule):
         """Return by how much the logarithm of the loss has fallen, and the standard error of that."""
         if len(self._first) < self.REPORTS or len(self._recent) < self.REPORTS:
             return None, 0.0
-        before, after = ([point[1] for point in part] for part in (self._first, self._recent))
-        error = math.sqrt((statistics.variance(before) + statistics.variance(after)) / self.REPORTS)
-        return statistics.fmean(before) - statistics.fmean(after), error
+        before, after = (mean_and_variance([point[1] for point in part]) for part in (self._first, self._recent))
+        return before[0] - after[0], math.sqrt((before[1] + after[1]) / self.REPORTS)
 
 
 class Overfitting(Rule):

@@ -40,6 +40,12 @@ LABELS = {
     "compute.processes": "GPUs together",
     "evaluation.prompts": "Questions to ask while it trains (one a line)",
     "evaluation.max_new_tokens": "Longest answer",
+    "alerts.not_finite": "Numbers not finite",
+    "alerts.gpu_memory_full": "GPU memory full",
+    "alerts.gpu_throttled": "GPU too hot",
+    "alerts.gpu_idle": "GPU idle",
+    "alerts.stalled": "No sign of life",
+    "alerts.hub_unreachable": "Hub unreachable",
     "publish.repo": "Hub repository",
     "publish.private": "Private repository",
 }
