@@ -44,7 +44,8 @@ class MemoryFull(Rule):
         on = self._full.add(now, wrong=share > self.WRONG, right=share < self.RIGHT)
         if on and not self.found:
             used, total = (float(sample[name]) / GB for name in ("memory_used", "memory_total"))
-            own = number((sample.get("own") or {}).get("memory_used"))
+            share_of_run = sample.get("own")
+            own = number(share_of_run.get("memory_used")) if isinstance(share_of_run, dict) else None
             by = f", {own / GB:.1f} GB of it by this run" if own is not None else ""
             self.found = f"{used:.1f} of {total:.1f} GB ({share:.0%}) are in use{by}."
         elif not on:
@@ -200,7 +201,9 @@ class GpuIdle(Rule):
 def _gpus(sample: Sample) -> Iterator[tuple[int, Sample]]:
     """Yield each GPU of a sample with its place."""
     gpus = sample.get("gpus")
-    yield from ((place, gpu) for place, gpu in enumerate(gpus if isinstance(gpus, list) else ()) if gpu)
+    yield from (
+        (place, gpu) for place, gpu in enumerate(gpus if isinstance(gpus, list) else ()) if isinstance(gpu, dict)
+    )
 
 
 def _share(used: object, total: object) -> float | None:
