@@ -15,7 +15,7 @@ import pytest
 
 from conftest import wait_for_end
 from gemma_ft import recipes
-from gemma_ft.config import DataConfig, EvaluationConfig, RunConfig
+from gemma_ft.config import DataConfig, EvaluationConfig
 from gemma_ft.data.prepare import prepare
 from gemma_ft.events import Fact, read_facts
 from gemma_ft.jobs.manager import JobManager
