@@ -161,8 +161,8 @@ class HubUnreachable(Rule):
     severity = "warning"
     title = "The Hugging Face Hub could not be used"
     why = (
-        "The trainer says so, after the Hub's client has tried as often as it does. Over when something was published, "
-        "or when the run is started again."
+        "The trainer warns of it, after the Hub's client has tried as often as it does. A run that cannot go on "
+        "without the Hub fails and says why, which is no alert. Over when something was published, or the run is resumed."
     )
     advice = (
         "The model and the checkpoints are safe on this machine. Check the network, the token and "
@@ -176,7 +176,3 @@ class HubUnreachable(Rule):
             self.found = ""
         elif event == "warning" and (fact.get("kind") in HUB_FAILURES or HUB_WORDS in str(fact.get("message"))):
             self.found = str(fact.get("message"))
-        elif event == "result" and isinstance(error := fact.get("error"), dict):
-            said = str(error.get("what_happened"))
-            if error.get("kind") in HUB_FAILURES or HUB_WORDS in said:
-                self.found = self.found or said

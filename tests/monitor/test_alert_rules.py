@@ -230,9 +230,6 @@ def test_a_failure_at_the_hub_is_told_with_its_reason_and_a_new_attempt_ends_it(
     assert [(change.rule, change.message) for change in changes] == [("hub_unreachable", failed["message"])]
     again: Fact = {"t": 10.0, "event": "phase", "phase": "reading the data"}
     assert over(feed([again], alerts=alerts)) == ["hub_unreachable"]
-    error = {"kind": "model", "what_happened": "The Hub could not be reached (ConnectError)."}
-    result: Fact = {"t": 1.0, "event": "result", "outcome": "failed", "error": error}
-    assert fired(feed([result])) == ["hub_unreachable"]
     assert fired(feed([{"t": 1.0, "event": "warning", "message": "3 rows were left out."}])) == []
 
 
