@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 
 from gemma_ft.errors import ConfigError
 from gemma_ft.knob import Section, knob
+from gemma_ft.reactions import AlertsConfig
 from gemma_ft.webhook import SECRETS, NotifyConfig
 
 DEMO_MODEL = "demo/gemma-3-tiny"
@@ -272,6 +273,7 @@ class RunConfig(Section):
     publish: PublishConfig = PublishConfig()
     compute: ComputeConfig = ComputeConfig()
     notify: NotifyConfig = NotifyConfig()
+    alerts: AlertsConfig = AlertsConfig()
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:

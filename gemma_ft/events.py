@@ -104,18 +104,19 @@ class FactWriter:
             self._torn = bool(rest) and (whole[: len(whole) - len(rest)] != b"\n")
 
 
-def read_facts(path: Path, offset: int = 0) -> tuple[list[Fact], int]:
+def read_facts(path: Path, offset: int = 0, *, most: int = -1) -> tuple[list[Fact], int]:
     """Return the whole lines from byte `offset` on, and the offset to read from next time.
 
-    A last line that is still being written waits for the next call. A line that is no JSON object is passed over.
+    With `most`, at most so many bytes are read, and a line that is longer is passed over. A last line that is still
+    being written waits for the next call. A line that is no JSON object is passed over.
     """
     try:
         with path.open("rb") as file:
             file.seek(offset)
-            chunk = file.read()
+            chunk = file.read(most)
     except FileNotFoundError:
         return [], offset
-    whole = chunk[: chunk.rfind(b"\n") + 1]
+    whole = chunk[: chunk.rfind(b"\n") + 1] or (chunk if len(chunk) == most else b"")
     facts = [fact for line in whole.splitlines() if (fact := _parse(line)) is not None]
     return facts, offset + len(whole)
 

@@ -131,6 +131,11 @@ class RunDir:
         return self.path / "system.jsonl"
 
     @property
+    def alerts(self) -> Path:
+        """What the supervisor found wrong, and when it was over; absent as long as there is nothing."""
+        return self.path / "alerts.jsonl"
+
+    @property
     def log(self) -> Path:
         """What the trainer printed."""
         return self.path / "output.log"

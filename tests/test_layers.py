@@ -30,6 +30,7 @@ WORDS = {
     "hardware",
     "knob",
     "webhook",
+    "reactions",
     "__init__",
 }
 TORCH = {"safetensors", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers"}

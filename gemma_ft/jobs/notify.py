@@ -129,6 +129,12 @@ def announce_end(run: RunDir, settings: Settings) -> None:
         Notifier(run, settings).send(notice.occasion, notice.title, notice.message, notice.details)
 
 
+def announce_alert(run: RunDir, settings: Settings, title: str, message: str) -> None:
+    """Tell that a run needs attention; returns at once and never fails."""
+    of_run = about(run)
+    Notifier(run, settings).send("attention", f"{of_run['name']} needs attention: {title}", message, of_run)
+
+
 def notify_environment(settings: Settings) -> dict[str, str]:
     """Return what a supervisor's environment needs besides, so that it knows the address of this machine."""
     return {NOTIFY_URL: settings.notify_url} if settings.notify_url else {}

@@ -28,14 +28,15 @@ from gemma_ft.jobs.devices import Devices
 from gemma_ft.jobs.heartbeat import beat
 from gemma_ft.jobs.launch import plan_launch
 from gemma_ft.jobs.less_memory import next_attempt
-from gemma_ft.jobs.notify import announce_end
+from gemma_ft.jobs.notify import announce_alert, announce_end
 from gemma_ft.jobs.outcome import conclude
 from gemma_ft.jobs.processes import signal_group
 from gemma_ft.jobs.spawn import own_environment, spawn
 from gemma_ft.jobs.waiting import Turn
+from gemma_ft.jobs.watchdog import Watchdog
 from gemma_ft.monitor.identity import identify
 from gemma_ft.monitor.kernel import MemoryKills
-from gemma_ft.monitor.machine import MachineSampler
+from gemma_ft.monitor.machine import MachineSampler, Sample
 from gemma_ft.redaction import redact_output
 from gemma_ft.rundir import RunDir, RunState, StopProgress, Wish
 from gemma_ft.settings import Settings
@@ -143,6 +144,7 @@ class Supervisor:
         """Follow the trainer until it has ended (or is a zombie: it is not reaped here)."""
         sampler = MachineSampler(self._run.path)
         samples = FactWriter(self._run.system, held_bytes=0)
+        watchdog = Watchdog(self._run)
         next_sample = 0.0
         while identify(trainer) is not None:
             beat(self._lock)
@@ -150,12 +152,17 @@ class Supervisor:
                 next_sample = time.monotonic() + SAMPLE_SECONDS
                 self._change(heartbeat=time.time(), stop=self._stop_on_the_clock())
                 self._remember_family(trainer)
+                sample: Sample = {}
                 with survives():
-                    samples.append("sample", **sampler.sample(trainer))
+                    sample = sampler.sample(trainer)
+                    samples.append("sample", **sample)
+                for alert in watchdog.look(sample):
+                    announce_alert(self._run, self._settings, alert.title, f"{alert.message} {alert.advice}")
             self._follow_phase()
             self._climb(trainer)
             time.sleep(TICK_SECONDS)
         self._follow_phase()
+        watchdog.look({})  # What the trainer said last.
         samples.close()
 
     def _remember_family(self, trainer: int) -> None:

@@ -135,7 +135,7 @@ def publish(run: RunDir, repo: str, token: str | None, progress: Progress) -> Er
         progress.phase("publishing")
         url = upload_model(run.model, repo, token)
     except HubError as exc:
-        progress.warn(str(exc))
+        progress.warn(str(exc), kind=exc.report.kind)
         return exc.report.model_copy(update={"title": "Trained, but not published"})
     except StopRequested:
         return ErrorReport(

@@ -12,12 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemma_ft.monitor.facts import RunFacts
+from gemma_ft.monitor.silence import patience
 from gemma_ft.rundir import ACTIVE, RunState
 
 DASH = "–"
-SILENT_SECONDS = 60.0
-SILENT_STEPS = 20
-"""A training is called silent after this time, or this many steps' time if that is longer."""
 
 HEADLINES = {
     "queued": "Waiting to start",
@@ -173,7 +171,7 @@ def _silence(state: RunState, facts: RunFacts, now: float) -> str:
     if state.status != "training" or facts.newest is None:
         return ""
     quiet = now - facts.newest
-    return f" No sign of life for {duration(quiet)}." if quiet > max(SILENT_SECONDS, SILENT_STEPS * pace(facts)) else ""
+    return f" No sign of life for {duration(quiet)}." if quiet > patience(pace(facts) or None) else ""
 
 
 def _progress(state: RunState, facts: RunFacts) -> dict[str, Any]:

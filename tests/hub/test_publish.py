@@ -15,6 +15,7 @@ from conftest import wait_for_end, wait_until
 from gemma_ft import recipes
 from gemma_ft.config import ModelConfig, PublishConfig, RunConfig
 from gemma_ft.errors import EngineError
+from gemma_ft.events import read_facts
 from gemma_ft.jobs.manager import JobManager
 from gemma_ft.rundir import RunDir, RunState
 from gemma_ft.sampling import Sampling
@@ -115,6 +116,9 @@ def test_a_push_that_fails_at_the_end_keeps_the_model_and_says_so(hub: HubServer
     assert state.error is not None
     assert state.error.title == "Trained, but not published"
     assert (run.model / "adapter_model.safetensors").exists()
+    (alert,) = read_facts(run.alerts)[0]
+    assert alert["rule"] == "hub_unreachable"
+    assert "status 403" in alert["message"]
 
 
 @pytest.mark.train
