@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "engine": (WORDS | {"data", "estimate", "monitor", "hub", "train", "check", "doctor", "fit"}, TORCH),
     "ui": (
         WORDS | {"data", "estimate", "jobs", "monitor", "hub", "check", "engine.client"},
-        {"gradio", "plotly", "starlette", "pydantic", "annotated_types"},
+        {"gradio", "plotly", "starlette", "tensorboard", "a2wsgi", "pydantic", "annotated_types"},
     ),
     "cli_storage": (WORDS | {"jobs", "monitor"}, {"typer"}),
     "__main__": (WORDS | {"jobs", "monitor", "check", "estimate", "engine.client", "cli_storage"}, {"typer"}),
@@ -120,6 +120,8 @@ def test_the_engine_client_needs_only_the_standard_library() -> None:
         ("app", "torch"),
         ("app", "transformers"),
         ("app", "datasets"),
+        ("app", "tensorboard"),
+        ("app", "grpc"),
         ("gemma_ft.__main__", "torch"),
         ("gemma_ft.__main__", "gradio"),
         ("gemma_ft.jobs.supervisor", "httpx2"),

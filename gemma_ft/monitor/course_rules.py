@@ -161,8 +161,8 @@ class HubUnreachable(Rule):
     severity = "warning"
     title = "The Hugging Face Hub could not be used"
     why = (
-        "The trainer warns of it, after the Hub's client has tried as often as it does. A run that cannot go on without "
-        "the Hub fails and says why, which is no alert. Over when something was published, or the run is resumed."
+        "The trainer warns of it, after the Hub's client has tried as often as it does. A run that cannot go on "
+        "without the Hub fails and says so, which is no alert. Over when something was published, or it is resumed."
     )
     advice = (
         "The model and the checkpoints are safe on this machine. Check the network, the token and "

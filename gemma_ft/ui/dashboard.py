@@ -15,6 +15,7 @@ import gradio as gr
 from gemma_ft.ui.bell import place_toggle
 from gemma_ft.ui.live import LiveRuns
 from gemma_ft.ui.services import Services
+from gemma_ft.ui.tensorboard import add_tensorboard
 from gemma_ft.ui.wiring import QUEUED, QUIET, REQUEST_ID, SHOW_RUN, shows_errors
 
 SCRIPT = "gemma_ft/dashboard.js"
@@ -80,13 +81,17 @@ def build_dashboard(services: Services, token: gr.Textbox) -> Dashboard:
         "Resume all runs that were interrupted", elem_id="rescue-button", variant="primary", visible=False
     )
     place_toggle()
-    screen = gr.HTML(
-        html_template='<div class="dash"></div>',
-        js_on_load=ON_LOAD,
-        server_functions=[poll],
-        apply_default_css=False,
-        elem_id="dashboard",
-    )
+    with gr.Tabs(elem_id="dashboard-tabs"):
+        with gr.Tab("Curves", elem_id="tab-curves"):
+            screen = gr.HTML(
+                html_template='<div class="dash"></div>',
+                js_on_load=ON_LOAD,
+                server_functions=[poll],
+                apply_default_css=False,
+                elem_id="dashboard",
+            )
+        with gr.Tab("TensorBoard", elem_id="tab-tensorboard") as tensorboard:
+            add_tensorboard(tensorboard, shown_run)
 
     def follow(event: gr.EventData) -> list[Any]:
         state = dict(event._data or {})

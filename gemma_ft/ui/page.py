@@ -11,18 +11,21 @@ from typing import Any
 
 import gradio as gr
 import plotly
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from gemma_ft import __version__
+from gemma_ft.ui.access import SameSiteOnly
 from gemma_ft.ui.api import add_api
 from gemma_ft.ui.bell import place_watcher
 from gemma_ft.ui.create import build_create
 from gemma_ft.ui.dashboard import build_dashboard
 from gemma_ft.ui.playground import build_playground
 from gemma_ft.ui.services import Services
+from gemma_ft.ui.tensorboard import tensorboard_routes
 
 ASSETS = Path(__file__).parent / "assets"
 PLOTLY = Path(plotly.__file__).parent / "package_data"
@@ -60,7 +63,7 @@ def launch_options(services: Services) -> dict[str, Any]:
         "run_history": False,
         "enable_monitoring": False,
         "max_file_size": "200mb",
-        "app_kwargs": {"routes": routes()},
+        "app_kwargs": {"routes": routes(services), "middleware": [Middleware(SameSiteOnly)]},
     }
 
 
@@ -86,12 +89,13 @@ def theme() -> gr.themes.Base:
     )
 
 
-def routes() -> list[Any]:
-    """Return the page's own routes: what its script needs, and a sign of life."""
+def routes(services: Services) -> list[BaseRoute]:
+    """Return the page's own routes: what its script needs, TensorBoard, and a sign of life."""
     return [
         Mount("/gemma_ft/plotly", StaticFiles(directory=PLOTLY)),
         Mount("/gemma_ft", StaticFiles(directory=ASSETS)),
         Route("/healthz", _health),
+        *tensorboard_routes(services.settings.runs),
     ]
 
 
