@@ -13,10 +13,10 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from gemma_ft.errors import ConfigError
@@ -28,6 +28,8 @@ PreferenceLoss = Literal["sigmoid", "ipo", "hinge", "apo_zero"]
 """Losses of DPO, by TRL's names."""
 Targets = Literal["all", "attention", "mlp"]
 """Groups of the language model's linear layers."""
+Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(lambda v: ("off", "on")[v] if isinstance(v, bool) else v)]
+"""YAML reads on and off as truth."""
 LONGEST_LENGTH = 131_072
 """Tokens; the longest row that can be asked for."""
 LONGEST_NAME = 255
@@ -201,7 +203,7 @@ class TrainingConfig(Section):
     packing: bool = knob(
         False, "Join short rows to sequences of the maximum length: no padding, so faster. Supervised tuning only."
     )
-    gradient_checkpointing: Literal["auto", "on", "off"] = knob(
+    gradient_checkpointing: Switch = knob(
         "auto", "Compute activations twice to need less memory, about a third slower; auto does it only if it must."
     )
     neftune_alpha: float = knob(
@@ -233,11 +235,6 @@ class TrainingConfig(Section):
         le=1000,
     )
 
-    @field_validator("gradient_checkpointing", mode="before")
-    @classmethod
-    def _yaml_reads_on_and_off_as_truth(cls, value: object) -> object:
-        return ("on" if value else "off") if isinstance(value, bool) else value
-
 
 class EvaluationConfig(Section):
     """What is asked while it trains."""
@@ -267,6 +264,9 @@ class ComputeConfig(Section):
     processes: int = knob(
         0, "How many GPUs train together, each on its own part of every batch; 0 takes all there are.", ge=0, le=64
     )
+    sharding: Switch = knob(
+        "auto", "Spread the weights over the GPUs (FSDP), slower; auto does it only if a copy for each does not fit."
+    )
 
 
 class RunConfig(Section):
@@ -289,6 +289,8 @@ class RunConfig(Section):
         if (training.keep_best or training.early_stopping) and not training.eval_every:
             which = "keep_best" if training.keep_best else "early_stopping"
             raise ValueError(f"training.{which}: it needs measurements on the way; set training.eval_every")
+        if self.compute.sharding == "on" and (self.method.adapter == "qlora" or training.optimizer != "adamw"):
+            raise ValueError("compute.sharding: it needs training.optimizer adamw, and no 4-bit weights (qlora)")
         held_out = self.data.validation_fraction or self.data.validation_split or self.data.validation_path
         if (training.keep_best or training.early_stopping) and not held_out:
             raise ValueError(

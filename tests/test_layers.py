@@ -26,6 +26,7 @@ WORDS = {
     "redaction",
     "shape",
     "hardware",
+    "sharing",
     "__init__",
 }
 TORCH = {"safetensors", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers"}

@@ -25,7 +25,7 @@ from transformers.trainer_callback import PrinterCallback
 from gemma_ft.config import RunConfig
 from gemma_ft.rundir import RunDir
 from gemma_ft.sampling import Sampling
-from gemma_ft.train import ranks
+from gemma_ft.train import ranks, sharding
 from gemma_ft.train.callbacks import (
     BestCallback,
     CheckpointCallback,
@@ -115,11 +115,14 @@ def _tune(
         trained_whole = trainer.state.global_step >= trainer.state.max_steps
         asked = control.agreed()
         finished = asked is None or (trained_whole and asked != "cancel")
-        if finished and ranks.is_main():
+        spreads = sharding.is_spread(trainer.model)
+        if finished and (ranks.is_main() or spreads):
             progress.phase("saving the model")
             if config.training.keep_best:
                 facts.tuned = _take_best(trainer, run, facts.tuned, progress)
-            save_result(trainer.model, tokenizer, writing / "model", config.model)
+            whole = sharding.gathered(trainer.model) if spreads else None
+        if finished and ranks.is_main():
+            save_result(trainer.model, tokenizer, writing / "model", config.model, whole)
             (writing / "model" / "README.md").write_text(card(facts.tuned), encoding="utf-8")
             move_into_place(writing / "model", run.model)
     if ranks.is_main():
@@ -139,6 +142,8 @@ def _take_best(trainer: Trainer, run: RunDir, tuned: Tuned, progress: Progress) 
     step = trainer.state.best_global_step
     if not step or step == trainer.state.global_step:
         return tuned
+    if sharding.is_spread(trainer.model):
+        ranks.wait()  # The main process may still move the last checkpoint into place.
     saved = run.checkpoints / f"checkpoint-{step}"
     if not saved.is_dir():
         progress.warn(f"The checkpoint of the best step, {step:,}, is gone: the result is the last model instead.")
@@ -159,14 +164,19 @@ def _add_callbacks(
     control: Control,
     progress: Progress,
 ) -> None:
+    spreads = sharding.is_spread(trainer.model)
+
+    def stopped() -> bool:
+        return (control.agreed() if spreads else control.asked()) is not None
+
     def ask(step: int) -> None:
         for prompt in config.evaluation.prompts:
-            if control.asked():
+            if stopped():
                 return
             sampling = Sampling(max_new_tokens=config.evaluation.max_new_tokens)
             asked = [{"role": "user", "content": prompt}]
-            text, _ = answer(trainer.model, tokenizer, asked, sampling, should_stop=lambda: control.asked() is not None)
-            if control.asked() is None:
+            text, _ = answer(trainer.model, tokenizer, asked, sampling, should_stop=stopped, together=spreads)
+            if not stopped():
                 progress.fact("sample", step=step, prompt=prompt, answer=text)
 
     if ranks.is_main():
@@ -179,6 +189,6 @@ def _add_callbacks(
     trainer.add_callback(
         CheckpointCallback(run, writing, training.keep_checkpoints, progress, keep_best=training.keep_best)
     )
-    if ranks.is_main():
+    if ranks.is_main() or spreads:
         trainer.add_callback(SamplesCallback(ask))
     trainer.add_callback(WishesCallback(control))
