@@ -28,7 +28,7 @@ PreferenceLoss = Literal["sigmoid", "ipo", "hinge", "apo_zero"]
 """Losses of DPO, by TRL's names."""
 Targets = Literal["all", "attention", "mlp"]
 """Groups of the language model's linear layers."""
-Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(lambda v: ("off", "on")[v] if isinstance(v, bool) else v)]
+Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(lambda v: ("off", "on")[v] if type(v) is bool else v)]
 """YAML reads on and off as truth."""
 LONGEST_LENGTH = 131_072
 """Tokens; the longest row that can be asked for."""
@@ -293,9 +293,7 @@ class RunConfig(Section):
             raise ValueError("compute.sharding: it needs training.optimizer adamw, and no 4-bit weights (qlora)")
         held_out = self.data.validation_fraction or self.data.validation_split or self.data.validation_path
         if (training.keep_best or training.early_stopping) and not held_out:
-            raise ValueError(
-                "training.keep_best, early_stopping: they need held-out rows; set data.validation_fraction"
-            )
+            raise ValueError("training.keep_best, early_stopping: they need held-out rows (data.validation_fraction)")
         return self
 
     def changed(self, changes: Mapping[str, Any]) -> RunConfig:

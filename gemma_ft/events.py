@@ -2,8 +2,8 @@
 
 Promises that a reader never sees half a line, that a line torn by a crash is skipped and never joined to the next
 one, and that a number that is not finite survives (as the words "nan", "inf", "-inf", which `float()` reads back).
-Does not know what the facts mean. Each line holds `t` (unix seconds) and `event` (its kind): phase, model, data,
-step, eval, sample, checkpoint, warning, result, published.
+Does not know what the facts mean. Each line holds `t` (unix seconds) and `event` (its kind): phase, model,
+sharding, data, step, eval, sample, checkpoint, warning, result, published.
 """
 
 from __future__ import annotations

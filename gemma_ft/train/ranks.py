@@ -81,6 +81,15 @@ def highest(value: int) -> int:
     return int(held.item())
 
 
+def of_each(value: int) -> list[int]:
+    """Return the value that each process gives, by rank. All of them have to call it."""
+    import torch
+
+    found: list[Any] = [None] * count()
+    torch.distributed.all_gather_object(found, value)
+    return found
+
+
 def as_main(values: Any) -> Any:
     """Return the tensor that the main process gives. All of them have to call it, with tensors of one size."""
     import torch

@@ -65,6 +65,11 @@ def is_spread(model: Any) -> bool:
     return isinstance(model, FSDPModule)
 
 
+def has_parts(folder: Path) -> bool:
+    """Tell whether a checkpoint was written while the weights were spread."""
+    return (folder / PARTS).is_dir()
+
+
 def held(model: Any) -> int:
     """Return how many weights of a model that is spread this process holds."""
     _let_go(model)

@@ -1,7 +1,7 @@
 """What a trainer does otherwise when the weights of its model are spread over several processes.
 
-Promises that nothing is copied or moved on the way (no DDP, no whole model on one GPU), and that checkpoints hold parts.
-The rest of the training is the same.
+Promises that the model is never whole on one GPU and not wrapped (no DDP), and that checkpoints hold parts. The rest of
+the training is the same.
 """
 
 from __future__ import annotations

@@ -3,15 +3,16 @@
 Promises that a resumed run goes on where its checkpoint was written, that `model/` appears whole or not at all, holding
 an adapter only or full weights, with the tokenizer, and that a training which runs out of memory goes on from its last
 checkpoint with less of it, if that is allowed (`fitting.py` says how). Of several processes that train together only
-the main one writes, and asks its own copy of the model the questions; there running out of memory ends the run, because
-one of them cannot change the batch by itself.
+the main one writes, and asks its own copy of the model the questions; a model that is spread over them they ask
+together, and its checkpoints hold parts. There running out of memory ends the run, because one of them cannot change
+the batch by itself.
 """
 
 from __future__ import annotations
 
 import gc
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
 from gemma_ft.config import RunConfig
+from gemma_ft.errors import ConfigError
 from gemma_ft.rundir import RunDir
 from gemma_ft.sampling import Sampling
+from gemma_ft.sharing import shared_among
 from gemma_ft.train import ranks, sharding
 from gemma_ft.train.callbacks import (
     BestCallback,
@@ -59,8 +62,9 @@ def tune(
     """Train and save the result with its card; return whether it came to that, or somebody asked to stop."""
     if ranks.count() > 1:
         ranks.join()
-        part = _same_everywhere(settled(ranks.shared(config), base_folder, rows, run.path))
+        part = _part_of_this(run, config, base_folder, rows, progress)
         return _tune(run, part, base_folder, tokenizer, rows, control=control, progress=progress, card=card)
+    _require_whole(checkpoints(run)[-1:])
     now = fitted(run, config, base_folder, rows)
     while True:
         try:
@@ -76,11 +80,35 @@ def tune(
         now = less.config
 
 
-def _same_everywhere(config: RunConfig) -> RunConfig:
-    """Recompute activations in every process if one of them has to."""
-    needed = ranks.highest(int(config.training.gradient_checkpointing == "on"))
-    change = {"gradient_checkpointing": "on" if needed else "off"}
-    return config.model_copy(update={"training": config.training.model_copy(update=change)})
+def _part_of_this(run: RunDir, config: RunConfig, base_folder: Path, rows: Rows, progress: Progress) -> RunConfig:
+    """Return the config of one of several processes: its rows, and what is done in all if one of them has to.
+
+    Weights stay as they were when a run is resumed: spread, or not.
+    """
+    if last := checkpoints(run)[-1:]:
+        config = config.changed({"compute.sharding": "on" if sharding.has_parts(last[0]) else "off"})
+        wrote = len(list(last[0].glob("rng_state*")))
+        if wrote != ranks.count():
+            progress.warn(
+                f"The checkpoint was written by {wrote} processes, and {ranks.count()} go on from it: each step has "
+                "the same rows, but dropout is not what it would have been."
+            )
+    config = settled(config, base_folder, rows, run.path)
+    switches = {
+        "training.gradient_checkpointing": config.training.gradient_checkpointing,
+        "compute.sharding": config.compute.sharding,
+    }
+    agreed = {name: "on" if ranks.highest(int(value == "on")) else "off" for name, value in switches.items()}
+    return shared_among(ranks.count(), config.changed(agreed))
+
+
+def _require_whole(last: Sequence[Path]) -> None:
+    """Raise `ConfigError` if a run whose weights were spread is resumed by one process."""
+    if last and sharding.has_parts(last[0]):
+        raise ConfigError(
+            "The checkpoint was written by several processes, with the weights spread over them, and one cannot go on.",
+            "Resume it where there are two GPUs or more; their number may be another one.",
+        )
 
 
 def _tune(
@@ -106,6 +134,8 @@ def _tune(
     trained = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
     checkpointing = config.training.gradient_checkpointing == "on"
     progress.fact("model", id=config.model.id, trained=trained, gradient_checkpointing=checkpointing, **base)
+    if sharding.is_spread(trainer.model):
+        progress.fact("sharding", held=ranks.of_each(sharding.held(trainer.model)))
     trainer.remove_callback(PrinterCallback)
     facts = FactsCallback(progress)
     trainer.add_callback(facts)

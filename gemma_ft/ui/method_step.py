@@ -62,7 +62,7 @@ class MethodStep:
                     with gr.Row():
                         _knobs(form, "training", row)
         with gr.Accordion("Several GPUs", open=False):
-            _knobs(form, "compute", ("processes",))
+            _knobs(form, "compute", ("processes", "sharding"))
         with gr.Accordion("Questions to ask while it trains", open=False), gr.Row():
             _knobs(form, "evaluation", ("prompts", "max_new_tokens"))
 
