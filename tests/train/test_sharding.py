@@ -191,7 +191,7 @@ def test_a_stopped_run_goes_on_to_the_same_result(demo_settings: Settings, adapt
 
 def test_what_cannot_be_spread_is_refused_in_words() -> None:
     for name, value in (("method__adapter", "qlora"), ("training__optimizer", "adafactor")):
-        with pytest.raises(ConfigError, match="compute.sharding"):
+        with pytest.raises(ConfigError, match=r"compute\.sharding"):
             config_with(2, **{name: value})
 
 
