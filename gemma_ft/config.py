@@ -13,10 +13,10 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from gemma_ft.errors import ConfigError
@@ -31,6 +31,8 @@ PreferenceLoss = Literal["sigmoid", "ipo", "hinge", "apo_zero"]
 """Losses of DPO, by TRL's names."""
 Targets = Literal["all", "attention", "mlp"]
 """Groups of the language model's linear layers."""
+Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(lambda v: ("off", "on")[v] if type(v) is bool else v)]
+"""YAML reads on and off as truth."""
 LONGEST_LENGTH = 131_072
 """Tokens; the longest row that can be asked for."""
 LONGEST_NAME = 255
@@ -193,7 +195,7 @@ class TrainingConfig(Section):
     packing: bool = knob(
         False, "Join short rows to sequences of the maximum length: no padding, so faster. Supervised tuning only."
     )
-    gradient_checkpointing: Literal["auto", "on", "off"] = knob(
+    gradient_checkpointing: Switch = knob(
         "auto", "Compute activations twice to need less memory, about a third slower; auto does it only if it must."
     )
     neftune_alpha: float = knob(
@@ -225,11 +227,6 @@ class TrainingConfig(Section):
         le=1000,
     )
 
-    @field_validator("gradient_checkpointing", mode="before")
-    @classmethod
-    def _yaml_reads_on_and_off_as_truth(cls, value: object) -> object:
-        return ("on" if value else "off") if isinstance(value, bool) else value
-
 
 class EvaluationConfig(Section):
     """What is asked while it trains."""
@@ -259,6 +256,9 @@ class ComputeConfig(Section):
     processes: int = knob(
         0, "How many GPUs train together, each on its own part of every batch; 0 takes all there are.", ge=0, le=64
     )
+    sharding: Switch = knob(
+        "auto", "Spread the weights over the GPUs (FSDP), slower; auto does it only if a copy for each does not fit."
+    )
 
 
 class RunConfig(Section):
@@ -283,11 +283,11 @@ class RunConfig(Section):
         if (training.keep_best or training.early_stopping) and not training.eval_every:
             which = "keep_best" if training.keep_best else "early_stopping"
             raise ValueError(f"training.{which}: it needs measurements on the way; set training.eval_every")
+        if self.compute.sharding == "on" and (self.method.adapter == "qlora" or training.optimizer != "adamw"):
+            raise ValueError("compute.sharding: it needs training.optimizer adamw, and no 4-bit weights (qlora)")
         held_out = self.data.validation_fraction or self.data.validation_split or self.data.validation_path
         if (training.keep_best or training.early_stopping) and not held_out:
-            raise ValueError(
-                "training.keep_best, early_stopping: they need held-out rows; set data.validation_fraction"
-            )
+            raise ValueError("training.keep_best, early_stopping: they need held-out rows (data.validation_fraction)")
         return self
 
     def changed(self, changes: Mapping[str, Any]) -> RunConfig:

@@ -3,8 +3,8 @@
 Promises that a reader never sees half a line, that a line torn by a crash or a full disk is skipped and never joined to
 the next one, and that a number that is not finite survives (as the words "nan", "inf", "-inf", which `float()` reads
 back). While the disk is full, lines wait in memory and follow in order once there is room.
-Does not know what the facts mean. Each line holds `t` (unix seconds) and `event` (its kind): phase, model, data,
-step, eval, sample, checkpoint, warning, result, published.
+Does not know what the facts mean. Each line holds `t` (unix seconds) and `event` (its kind): phase, model, sharding,
+data, step, eval, sample, checkpoint, warning, result, published.
 """
 
 from __future__ import annotations

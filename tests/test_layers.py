@@ -31,6 +31,7 @@ WORDS = {
     "knob",
     "webhook",
     "reactions",
+    "sharing",
     "__init__",
 }
 TORCH = {"safetensors", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers"}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gemma_ft.config import RunConfig
 from gemma_ft.hardware import Machine
-from gemma_ft.jobs.launch import processes_for
+from gemma_ft.sharing import processes_for
 
 PROCESSOR = "cpu"
 

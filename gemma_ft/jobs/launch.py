@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gemma_ft.config import RunConfig
 from gemma_ft.errors import ConfigError
 from gemma_ft.hardware import Machine
 from gemma_ft.monitor.hardware import this_machine
 from gemma_ft.rundir import RunDir
+from gemma_ft.sharing import processes_for
 
 TRAINER = "gemma_ft.train"
 LAUNCHER = "accelerate.commands.launch"
@@ -45,20 +45,6 @@ def plan_launch(run: RunDir, gpus: Sequence[int] = ()) -> Launch:
     if processes > 1:
         return Launch(LAUNCHER, (*_flags(processes, machine), TRAINER, str(run.path)), visible)
     return Launch(TRAINER, (str(run.path),), visible)
-
-
-def processes_for(config: RunConfig, machine: Machine) -> int:
-    """Return how many processes train: those that were asked for, or as many GPUs as divide the batch.
-
-    On a machine without GPUs a number that was asked for is taken at its word. A batch can be divided when its rows or
-    the number of batches that are added up can.
-    """
-    asked, gpus = config.compute.processes, len(machine.gpus)
-    if asked:
-        return asked if not gpus or asked <= gpus else 1
-    training = config.training
-    fitting = (n for n in range(gpus, 1, -1) if training.batch_size % n == 0 or training.accumulation % n == 0)
-    return next(fitting, 1)
 
 
 def _flags(processes: int, machine: Machine) -> tuple[str, ...]:

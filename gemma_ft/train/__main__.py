@@ -149,4 +149,4 @@ def publish(run: RunDir, repo: str, token: str | None, progress: Progress) -> Er
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    ranks.leave(main(sys.argv[1]))

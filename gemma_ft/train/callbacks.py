@@ -219,13 +219,12 @@ class CheckpointCallback(TrainerCallback):
 class SamplesCallback(TrainerCallback):
     """Asks the configured questions before the first step, at each evaluation, at the end, and on request."""
 
-    def __init__(self, ask: Callable[[int], None], control: Control) -> None:
-        self._ask = ask
-        self._control = control
+    def __init__(self, ask: Callable[[int], None], control: Control, *, together: bool) -> None:
+        self._ask, self._control, self._together = ask, control, together
         self._asked_at = -1
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self._control.samples_now():
+        if self._control.samples_now(together=self._together):
             self._once(state.global_step)
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:

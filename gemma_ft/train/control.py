@@ -78,12 +78,15 @@ class Control:
             self._run.grant("save_now")
         return ranks.highest(int(asked)) > 0
 
-    def samples_now(self) -> bool:
-        """Tell whether answers are asked for on the way, and note that they are given."""
-        asked = self._run.requested("sample_now")
+    def samples_now(self, *, together: bool) -> bool:
+        """Tell whether answers are asked for on the way, and note that they are given.
+
+        Only the main process calls this, unless all answer `together`.
+        """
+        asked = ranks.is_main() and self._run.requested("sample_now")
         if asked:
             self._run.grant("sample_now")
-        return asked
+        return ranks.highest(int(asked)) > 0 if together else asked
 
     @contextmanager
     def at_steps_only(self) -> Iterator[None]:

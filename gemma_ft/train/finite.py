@@ -19,7 +19,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from gemma_ft.errors import GemmaFtError
 from gemma_ft.failures import CALMER
+from gemma_ft.train import ranks
 from gemma_ft.train.progress import Progress
+from gemma_ft.train.sharding import held_part
 
 MOST_IN_A_ROW = 3
 """So many steps in a row without a usable gradient are no accident."""
@@ -106,7 +108,8 @@ class FiniteCallback(TrainerCallback):
 
 
 def is_finite(model: Any) -> bool:
-    """Tell whether all weights that are trained are finite; makes no copies of them."""
-    trained = [weight.detach() for weight in model.parameters() if weight.requires_grad]
-    highest = [torch.linalg.vector_norm(weight, ord=math.inf) for weight in trained]  # NaN if any is
-    return bool(torch.isfinite(torch.stack([one.float().cpu() for one in highest])).all()) if highest else True
+    """Tell whether all weights that are trained are finite; makes no copies of them. All processes have to call it."""
+    trained = [held_part(weight.detach()) for weight in model.parameters() if weight.requires_grad]
+    highest = [torch.linalg.vector_norm(weight, ord=math.inf) for weight in trained if weight.numel()]  # NaN if any is
+    here = bool(torch.isfinite(torch.stack([one.float().cpu() for one in highest])).all()) if highest else True
+    return ranks.highest(int(not here)) == 0

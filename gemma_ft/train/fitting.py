@@ -13,7 +13,7 @@ from typing import Any
 
 from gemma_ft.config import MOST_ACCUMULATED, RunConfig
 from gemma_ft.errors import GemmaFtError
-from gemma_ft.estimate.memory import decide_checkpointing
+from gemma_ft.estimate.memory import decide_checkpointing, decide_sharding
 from gemma_ft.estimate.workload import Workload
 from gemma_ft.events import read_facts
 from gemma_ft.monitor.hardware import this_machine
@@ -73,11 +73,15 @@ class KilledForMemory(GemmaFtError):
 
 
 def settled(config: RunConfig, base_folder: Path, rows: Rows, disk: Path) -> RunConfig:
-    """Return the config with checkpointing on or off instead of auto, as the estimate for this machine has it."""
-    if config.training.gradient_checkpointing != "auto":
+    """Return the config with checkpointing and sharding on or off instead of auto, as the estimate has it."""
+    if "auto" not in (config.training.gradient_checkpointing, config.compute.sharding):
         return config
-    needed = decide_checkpointing(config, inspect(base_folder), workload_of(rows), this_machine(disk))
-    return config.changed({"training.gradient_checkpointing": "on" if needed else "off"})
+    given = inspect(base_folder), workload_of(rows), this_machine(disk)
+    decided = {
+        "training.gradient_checkpointing": decide_checkpointing(config, *given),
+        "compute.sharding": decide_sharding(config, *given),
+    }
+    return config.changed({name: "on" if on else "off" for name, on in decided.items()})
 
 
 def needing_less(config: RunConfig) -> Less | None:

@@ -22,13 +22,14 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from gemma_ft.config import RunConfig
 from gemma_ft.errors import ConfigError
-from gemma_ft.train import ranks
+from gemma_ft.train import ranks, sharding
 from gemma_ft.train.callbacks import EvaluationStopped
 from gemma_ft.train.encode import Encoded, Row
 from gemma_ft.train.head import install_head
 from gemma_ft.train.loading import adapter_for, computing
 from gemma_ft.train.packing import PackingCollator, pack
 from gemma_ft.train.room import Room, checkpoint_bytes, settle
+from gemma_ft.train.spread_trainer import Spreading
 
 OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_8bit", "adafactor": "adafactor"}
 """Our names of optimizers and those of transformers."""
@@ -97,6 +98,14 @@ class PreferenceTuner(Stoppable, DPOTrainer):
         return dataset
 
 
+class SpreadTuner(Spreading, Tuner):
+    """A `Tuner` of a model whose weights are spread over the processes."""
+
+
+class SpreadPreferenceTuner(Spreading, PreferenceTuner):
+    """A `PreferenceTuner` of a model whose weights are spread over the processes."""
+
+
 def new_trainer(
     model: Any,
     reference: Callable[[], Any],
@@ -125,21 +134,34 @@ def new_trainer(
     }
     shared = _arguments(config, writing, has_validation=len(validation) > 0)
     shared["train_sampling_strategy"] = "sequential" if in_order else "random"
+    spreads = ranks.count() > 1 and config.compute.sharding == "on"
     trainer: Stoppable
+    ref_model = None
     if config.method.objective == "sft":
         arguments = SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True})
         collator = PackingCollator(tokenizer.pad_token_id) if config.training.packing else None
-        trainer = Tuner(model=model, args=arguments, data_collator=collator, **parts)
+        trainer = (SpreadTuner if spreads else Tuner)(model=model, args=arguments, data_collator=collator, **parts)
     else:
         method = config.method
         preferences = DPOConfig(**shared, beta=method.beta, loss_type=[method.loss], disable_dropout=False)
         ref_model = reference() if config.method.adapter == "none" else None
-        trainer = PreferenceTuner(model=model, ref_model=ref_model, args=preferences, **parts)
-        if ref_model is not None:
-            install_head(ref_model)
-    install_head(trainer.model)
+        if ref_model is not None and spreads:
+            ref_model._is_accelerate_prepared = True  # or else it is put onto each GPU as a whole
+        kind = SpreadPreferenceTuner if spreads else PreferenceTuner
+        trainer = kind(model=model, ref_model=ref_model, args=preferences, **parts)
     if config.method.adapter != "none":
         _in_float32(trainer.model)
+    if spreads:
+        half = computing(config.model.precision) == torch.bfloat16
+        kept = {parameter.dtype for parameter in trainer.model.parameters() if parameter.requires_grad}
+        sharding.spread(trainer.model, mixed=half and torch.float32 in kept)
+    install_head(trainer.model)
+    if ref_model is not None:
+        if spreads:
+            sharding.spread_reference(ref_model)
+        install_head(ref_model)
+    if isinstance(trainer, Spreading):
+        trainer.accept_spread_model()
     return trainer
 
 

@@ -38,6 +38,7 @@ LABELS = {
     "training.neftune_alpha": "NEFTune",
     "training.on_out_of_memory": "When memory runs out",
     "compute.processes": "GPUs together",
+    "compute.sharding": "Spread the weights",
     "evaluation.prompts": "Questions to ask while it trains (one a line)",
     "evaluation.max_new_tokens": "Longest answer",
     "alerts.not_finite": "Numbers not finite",

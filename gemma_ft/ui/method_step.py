@@ -74,7 +74,7 @@ class MethodStep:
                 with gr.Row():
                     _knobs(form, "alerts", ALERTS[first : first + ALERTS_IN_A_ROW])
         with gr.Accordion("Several GPUs", open=False):
-            _knobs(form, "compute", ("processes",))
+            _knobs(form, "compute", ("processes", "sharding"))
         with gr.Accordion("Questions to ask while it trains", open=False), gr.Row():
             _knobs(form, "evaluation", ("prompts", "max_new_tokens"))
 
