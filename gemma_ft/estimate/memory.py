@@ -214,6 +214,8 @@ def _estimate(
         exact.append(_exact("reference model", -(-reference // parts), f"the model as it was, to compare with{of_all}"))
     if sharded:
         exact.append(_gathered(config, shape, number))
+    elif processes > 1:
+        exact.append(_exact("exchange", gradients, "the gradients once more, as they go to the other processes"))
     part = part_of_one(config, machine)
     step = _step(part, shape, workload, number, gpu=gpu, checkpointing=checkpointing, parts=parts)
     known = [term for term in exact if term.high]

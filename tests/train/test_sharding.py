@@ -73,10 +73,11 @@ def finish(settings: Settings, config: RunConfig) -> RunDir:
 def require_same_steps(one: RunDir, two: RunDir) -> None:
     alone, together = (RunFacts(run.events).refresh() for run in (one, two))
     assert [fact["step"] for fact in together.steps] == [fact["step"] for fact in alone.steps]
-    for kind in ("steps", "evals"):
-        for by_one, by_two in zip(getattr(alone, kind), getattr(together, kind), strict=True):
-            assert by_two["loss"] == pytest.approx(by_one["loss"], abs=1e-4)
+    for by_one, by_two in zip(alone.evals, together.evals, strict=True):
+        # Means of batches are averaged, and the held-out rows make other batches for two.
+        assert by_two["loss"] == pytest.approx(by_one["loss"], rel=0.02)
     for by_one, by_two in zip(alone.steps, together.steps, strict=True):
+        assert by_two["loss"] == pytest.approx(by_one["loss"], abs=1e-4)
         assert by_two["grad_norm"] == pytest.approx(by_one["grad_norm"], rel=1e-3)
     assert [fact["answer"] for fact in together.samples] == [fact["answer"] for fact in alone.samples]
 
