@@ -208,5 +208,5 @@ def test_every_kind_is_listed_in_the_documentation() -> None:
 
 
 REPORTING = ("hub", "jobs", "train", "monitor")
-WARNINGS = {"passed_over", "out_of_memory", "stopped_early", "best", "error"}
+WARNINGS = {"passed_over", "disk_full", "out_of_memory", "stopped_early", "best", "error"}
 """Kinds of warnings, which are not reports."""
