@@ -23,7 +23,7 @@ class Settings:
     """The few facts about the machine that everything else depends on.
 
     `hub_token` is the token of the person who runs this machine; on a Space it stays `None`, because there the visitors
-    are other people and must never act with the owner's token.
+    are other people and must never act with the owner's token. `hardware` is the name of the rented machine on a Space.
     """
 
     home: Path
@@ -31,6 +31,7 @@ class Settings:
     port: int = DEFAULT_PORT
     on_space: bool = False
     hub_token: str | None = None
+    hardware: str | None = None
 
     @property
     def runs(self) -> Path:
@@ -63,7 +64,8 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Read `GEMMA_FT_HOME`, `GRADIO_SERVER_NAME`, `GRADIO_SERVER_PORT`, `SYSTEM` and `HF_TOKEN`.
+        """Read `GEMMA_FT_HOME`, `GRADIO_SERVER_NAME`, `GRADIO_SERVER_PORT`, `SYSTEM`, `ACCELERATOR` and
+        `HF_TOKEN`.
 
         Raises `ConfigError` for a port that is none.
         """
@@ -75,6 +77,7 @@ class Settings:
             port=_port(env.get("GRADIO_SERVER_PORT")),
             on_space=on_space,
             hub_token=None if on_space else clean_token(env.get("HF_TOKEN")),
+            hardware=env.get("ACCELERATOR") if on_space else None,
         )
 
 

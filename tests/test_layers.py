@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
         {"datasets", "huggingface_hub", "numpy", "pyarrow", "fsspec", "tensorflow_datasets"},
     ),
     "estimate": (WORDS, set()),
-    "monitor": (WORDS, {"psutil", "pynvml"}),
+    "monitor": (WORDS, {"psutil", "pynvml", "numpy", "orjson"}),
     "jobs": (WORDS | {"monitor"}, {"psutil", "filelock"}),
     "hub": (WORDS, {"huggingface_hub"}),
     "check": (WORDS | {"data", "estimate", "hub"}, set()),
@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "engine": (WORDS | {"data", "estimate", "monitor", "hub", "train", "check", "doctor", "fit"}, TORCH),
     "ui": (
         WORDS | {"data", "estimate", "jobs", "monitor", "hub", "check", "engine.client"},
-        {"gradio", "plotly", "starlette", "pydantic", "annotated_types"},
+        {"gradio", "plotly", "starlette", "pydantic", "annotated_types", "numpy", "orjson"},
     ),
     "__main__": (WORDS | {"jobs", "monitor", "check", "estimate", "engine.client"}, {"typer"}),
 }

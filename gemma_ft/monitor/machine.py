@@ -22,6 +22,7 @@ class MachineSampler:
         self._disk = disk
         self._own: dict[int, psutil.Process] = {}
         self._gpus = _gpu_handles()
+        self._cores = psutil.cpu_count() or 1
         psutil.cpu_percent()
 
     def sample(self, root_pid: int | None = None) -> Sample:
@@ -30,6 +31,7 @@ class MachineSampler:
         disk = psutil.disk_usage(str(self._disk))
         return {
             "cpu_percent": psutil.cpu_percent(),
+            "cores": self._cores,
             "memory_used": memory.total - memory.available,
             "memory_total": memory.total,
             "disk_used": disk.total - disk.free,
@@ -64,7 +66,7 @@ def _gpu_handles() -> list[Any]:
         return []
 
 
-def _gpu_sample(handle: Any) -> dict[str, float | None]:
+def _gpu_sample(handle: Any) -> dict[str, float | str | None]:
     """Read one GPU; a figure that this card does not report is `None`."""
 
     def read(query: Any, *arguments: Any) -> Any:
@@ -77,6 +79,7 @@ def _gpu_sample(handle: Any) -> dict[str, float | None]:
     memory = read(pynvml.nvmlDeviceGetMemoryInfo)
     power = read(pynvml.nvmlDeviceGetPowerUsage)
     return {
+        "name": read(pynvml.nvmlDeviceGetName),
         "utilisation": use.gpu if use else None,
         "memory_used": memory.used if memory else None,
         "memory_total": memory.total if memory else None,

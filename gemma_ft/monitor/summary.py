@@ -5,13 +5,15 @@ Promises plain JSON values, cheap enough for hundreds of runs: the newest step c
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from gemma_ft.errors import ConfigError
-from gemma_ft.monitor.facts import last_step
+from gemma_ft.events import Fact, read_facts
 from gemma_ft.rundir import RunDir, RunState
 
 Summary = dict[str, Any]
+TAIL_BYTES = 8192
 METRICS = ("loss", "learning_rate", "grad_norm", "epoch", "tokens", "token_accuracy")
 
 
@@ -43,3 +45,17 @@ def describe_run(run: RunDir) -> dict[str, str | None]:
     except ConfigError:
         return {"name": run.run_id, "model": None, "adapter": None}
     return {"name": config.name, "model": config.model.id, "adapter": config.method.adapter}
+
+
+def last_step(path: Path) -> Fact:
+    """Return the newest step of a run, looking from the end of its file backwards; empty when there is none."""
+    size = path.stat().st_size if path.exists() else 0
+    window = TAIL_BYTES
+    while size:
+        facts, _ = read_facts(path, max(0, size - window))
+        if step := next((fact for fact in reversed(facts) if fact.get("event") == "step"), None):
+            return step
+        if window >= size:
+            break
+        window *= 4
+    return {}

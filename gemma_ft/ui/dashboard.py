@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from gemma_ft.ui.live import LiveRuns
+from gemma_ft.ui.served import answer
 from gemma_ft.ui.services import Services
 from gemma_ft.ui.wiring import QUEUED, QUIET, shows_errors
 
@@ -37,8 +38,8 @@ def build_dashboard(services: Services, token: gr.Textbox) -> Dashboard:
     """Lay out the tab and tie its buttons; `token` is the field for a Hub token, which a resumed run may need."""
     live = LiveRuns(services.manager)
 
-    def poll(cursor: dict[str, Any]) -> dict[str, Any]:
-        return live.poll(cursor)
+    def poll(cursor: dict[str, Any]) -> Any:
+        return answer(live.poll(cursor))
 
     # A textbox that is not shown, and no gr.State: only a component's value can be changed by a script of the page.
     shown_run = gr.Textbox(visible="hidden", elem_id="shown-run")

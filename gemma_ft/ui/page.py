@@ -6,25 +6,21 @@ Does not listen; `app.py` launches it.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import plotly
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 
 from gemma_ft import __version__
 from gemma_ft.ui.api import add_api
 from gemma_ft.ui.create import build_create
 from gemma_ft.ui.dashboard import build_dashboard
 from gemma_ft.ui.playground import build_playground
+from gemma_ft.ui.served import ASSETS, served
 from gemma_ft.ui.services import Services
 
-ASSETS = Path(__file__).parent / "assets"
-PLOTLY = Path(plotly.__file__).parent / "package_data"
 TITLE = "Gemma fine-tuning"
 HEADER = f"""# {TITLE}
 From your examples to a tuned Gemma, in the open: see what is trained, watch it learn, compare, publish."""
@@ -52,13 +48,13 @@ def launch_options(services: Services) -> dict[str, Any]:
         "server_name": services.settings.host,
         "server_port": services.settings.port,
         "theme": theme(),
-        "css_paths": [ASSETS / "app.css"],
+        "css_paths": [ASSETS / "app.css", ASSETS / "dashboard.css"],
         "footer_links": ["api"],
         "ssr_mode": False,
         "run_history": False,
         "enable_monitoring": False,
         "max_file_size": "200mb",
-        "app_kwargs": {"routes": routes()},
+        "app_kwargs": {"routes": routes(services)},
     }
 
 
@@ -84,13 +80,9 @@ def theme() -> gr.themes.Base:
     )
 
 
-def routes() -> list[Any]:
+def routes(services: Services) -> list[Any]:
     """Return the page's own routes: what its script needs, and a sign of life."""
-    return [
-        Mount("/gemma_ft/plotly", StaticFiles(directory=PLOTLY)),
-        Mount("/gemma_ft", StaticFiles(directory=ASSETS)),
-        Route("/healthz", _health),
-    ]
+    return [*served(services.manager), Route("/healthz", _health)]
 
 
 async def _health(_: Request) -> JSONResponse:
