@@ -64,13 +64,13 @@ class Screen {
   // Asks once, shows what is new, and returns the pause before the next question.
   async #ask() {
     const asked = this.cursor;
-    let news;
+    let news = null;
     try {
       news = await this.poll({ ...asked, want: this.system.wants(this.view?.active) });
-      this.failures = 0;
     } catch {
-      this.failures += 1;
+      // No answer, as below: a server that is gone is told by an exception, or by nothing at all.
     }
+    this.failures = news ? 0 : this.failures + 1;
     this.element.classList.toggle("offline", this.failures > 1);
     if (!news) return Math.min(ACTIVE_MS * 2 ** this.failures, LONGEST_PAUSE_MS);
     this.polls += 1;
