@@ -16,16 +16,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
+from textwrap import indent
 from typing import Annotated, Any, ParamSpec
 
 import typer
 
 from gemma_ft import __version__
+from gemma_ft.cli_storage import delete, tell_disk
 from gemma_ft.config import load_config
 from gemma_ft.engine.client import EngineClient
 from gemma_ft.errors import ConfigError, DataError, GemmaFtError, RunNotFound
 from gemma_ft.jobs.manager import JobManager
+from gemma_ft.jobs.notify import DELIVERY_SECONDS, try_address
 from gemma_ft.jobs.spawn import PROJECT_ROOT, own_environment
+from gemma_ft.monitor.identity import is_alive
 from gemma_ft.monitor.log import read_log
 from gemma_ft.monitor.summary import Summary, summarise
 from gemma_ft.reference import reference
@@ -74,6 +78,7 @@ def train(
         _tell_problems(report["problems"])
         raise typer.Exit(BAD_INPUT)
     manager = _manager()
+    manager.reconcile()
     run = manager.start(config)
     typer.echo(f"Run {run.run_id} in {run.path}")
     if not detach:
@@ -128,6 +133,8 @@ def show(run_id: RunId, as_json: AsJson = False) -> None:
         typer.echo(f"  {name}: {value}")
     typer.echo(f"  folder: {summary['folder']}")
     _tell_state_error(state)
+    if state.error and state.error.details:
+        typer.echo(indent(state.error.details, "    "), err=True)
 
 
 @app.command()
@@ -146,11 +153,55 @@ def stop(
 def resume(run_id: RunId, detach: Annotated[bool, typer.Option(help="Return at once.")] = False) -> None:
     """Go on with a stopped, failed or interrupted run from its last checkpoint."""
     manager = _manager()
+    manager.reconcile()
     run = _open(manager, run_id)
     offset = run.log.stat().st_size if run.log.exists() else 0
     manager.resume(run.run_id)
     if not detach:
         _follow(manager, run, offset)
+
+
+@app.command("continue")
+@tells_errors
+def continue_command(
+    run_id: RunId,
+    epochs: Annotated[float, typer.Option(help="How many more times each row is seen.")] = 1.0,
+    detach: Annotated[bool, typer.Option(help="Return at once.")] = False,
+) -> None:
+    """Train a finished run further, as a new run that goes on from its last checkpoint."""
+    manager = _manager()
+    run = manager.continue_run(_open(manager, run_id).run_id, epochs)
+    typer.echo(f"Run {run.run_id} in {run.path}")
+    if not detach:
+        _follow(manager, run)
+
+
+@app.command()
+@tells_errors
+def save(run_id: RunId) -> None:
+    """Save a checkpoint at the next step and go on."""
+    manager = _manager()
+    manager.request(_open(manager, run_id).run_id, "save_now")
+    typer.echo("A checkpoint is saved after the current step.")
+
+
+@app.command()
+@tells_errors
+def sample(run_id: RunId) -> None:
+    """Let a run answer its questions at the next step."""
+    manager = _manager()
+    manager.request(_open(manager, run_id).run_id, "sample_now")
+    typer.echo("The questions are answered after the current step.")
+
+
+@app.command()
+@tells_errors
+def move(run_id: RunId, places: Annotated[int, typer.Argument(help="Later if positive, earlier if negative.")]) -> None:
+    """Move a queued run in the line; a negative number needs `--` in front of it."""
+    manager = _manager()
+    manager.move(_open(manager, run_id).run_id, places)
+    for place, waiting in enumerate(manager.waiting(), 1):
+        typer.echo(f"{place:>3} {waiting.run_id}")
 
 
 @app.command()
@@ -169,6 +220,34 @@ def export(
     if ended.returncode:
         raise typer.Exit(FAILED)
     typer.echo(f"Wrote {target}")
+
+
+@app.command()
+@tells_errors
+def disk(as_json: AsJson = False) -> None:
+    """Show what the runs take on the disk."""
+    tell_disk(_manager(), as_json=as_json)
+
+
+@app.command("delete")
+@tells_errors
+def delete_command(
+    run_id: RunId,
+    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Keep the run and its model.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete a run with everything in it, or only its checkpoints; asks first."""
+    manager = _manager()
+    delete(manager, _open(manager, run_id), only_checkpoints=checkpoints, sure=yes)
+
+
+@app.command("notify-test")
+@tells_errors
+def notify_test(
+    url: Annotated[str | None, typer.Argument(help="ntfy topic or webhook; if left out, $GEMMA_FT_NOTIFY_URL.")] = None,
+) -> None:
+    """Send a test notice and say what came back."""
+    typer.echo(try_address(url, Settings.from_env()))
 
 
 @app.command("knobs")
@@ -207,20 +286,32 @@ def _follow(manager: JobManager, run: RunDir, offset: int = 0) -> None:
         typer.echo("Stopping and saving (Ctrl-C again to cancel) ..." if asked == 1 else "Cancelling ...", err=True)
 
     signal.signal(signal.SIGINT, ask)
-    ended = False
+    ended, told = False, 0
     while not ended:
         state = manager.state(run)
         ended = state.status not in ACTIVE
+        if state.status == "queued" and told != (place := _place(manager, run)):
+            told = place
+            typer.echo(f"Waiting for a device, number {place} in line.", err=True)
         text, offset = read_log(run.log, offset)
         typer.echo(text, nl=False)
         if not ended:
             time.sleep(FOLLOW_SECONDS)
     _tell_state_error(state)
+    wait_until = time.monotonic() + DELIVERY_SECONDS
+    while is_alive(state.supervisor) and time.monotonic() < wait_until:
+        time.sleep(FOLLOW_SECONDS)  # It sends its notice; the end of a container's first process would end it.
     typer.echo(f"Run {run.run_id} has {state.status}." if state.status != "interrupted" else "The run was interrupted.")
     if state.status == "finished":
         typer.echo(f"The model is in {run.model}")
-    bad_input = state.error is not None and state.error.kind in ("config", "data")
+    bad_input = state.exit_code == BAD_INPUT or (state.error is not None and state.error.kind in ("config", "data"))
     raise typer.Exit(BAD_INPUT if bad_input and state.status == "failed" else EXIT_CODES[state.status])
+
+
+def _place(manager: JobManager, run: RunDir) -> int:
+    """Return a run's place in line, 1 for the next one, 0 for one that does not wait any more."""
+    waiting = manager.waiting()
+    return waiting.index(run) + 1 if run in waiting else 0
 
 
 def _steps(summary: Summary) -> str:

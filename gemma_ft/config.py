@@ -13,13 +13,16 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from gemma_ft.errors import ConfigError
+from gemma_ft.knob import Section, knob
+from gemma_ft.reactions import AlertsConfig
+from gemma_ft.webhook import SECRETS, NotifyConfig
 
 DEMO_MODEL = "demo/gemma-3-tiny"
 Format = Literal["messages", "sharegpt", "alpaca", "prompt_completion", "text", "translation", "preference"]
@@ -28,17 +31,14 @@ PreferenceLoss = Literal["sigmoid", "ipo", "hinge", "apo_zero"]
 """Losses of DPO, by TRL's names."""
 Targets = Literal["all", "attention", "mlp"]
 """Groups of the language model's linear layers."""
+Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(lambda v: ("off", "on")[v] if type(v) is bool else v)]
+"""YAML reads on and off as truth."""
 LONGEST_LENGTH = 131_072
 """Tokens; the longest row that can be asked for."""
 LONGEST_NAME = 255
 MOST_ACCUMULATED, MOST, MOST_SEED = 1024, 10_000_000, 2**32 - 1
 """Of batches that are added up, of steps (more can only be a mistake), and NumPy's largest seed."""
 REPO_NAME = re.compile(r"^([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*$")
-
-
-def knob(default: Any, text: str, *, unit: str = "", **limits: Any) -> Any:
-    """Declare one setting: its default, its help in one line, its unit, and its limits (`ge`, `gt`, `le`, `lt`)."""
-    return Field(default=default, description=text, json_schema_extra={"unit": unit}, **limits)
 
 
 def _expanded(path: str) -> str:
@@ -55,12 +55,6 @@ def _without_nul(text: str) -> str:
     if any(len(part.encode("utf-8", "replace")) > LONGEST_NAME for part in text.split("/")):
         raise ValueError(f"a name of more than {LONGEST_NAME} bytes cannot be on any disk")
     return text
-
-
-class Section(BaseModel):
-    """Base of the sections: frozen, and a key nobody knows is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -201,7 +195,7 @@ class TrainingConfig(Section):
     packing: bool = knob(
         False, "Join short rows to sequences of the maximum length: no padding, so faster. Supervised tuning only."
     )
-    gradient_checkpointing: Literal["auto", "on", "off"] = knob(
+    gradient_checkpointing: Switch = knob(
         "auto", "Compute activations twice to need less memory, about a third slower; auto does it only if it must."
     )
     neftune_alpha: float = knob(
@@ -233,11 +227,6 @@ class TrainingConfig(Section):
         le=1000,
     )
 
-    @field_validator("gradient_checkpointing", mode="before")
-    @classmethod
-    def _yaml_reads_on_and_off_as_truth(cls, value: object) -> object:
-        return ("on" if value else "off") if isinstance(value, bool) else value
-
 
 class EvaluationConfig(Section):
     """What is asked while it trains."""
@@ -267,6 +256,9 @@ class ComputeConfig(Section):
     processes: int = knob(
         0, "How many GPUs train together, each on its own part of every batch; 0 takes all there are.", ge=0, le=64
     )
+    sharding: Switch = knob(
+        "auto", "Spread the weights over the GPUs (FSDP), slower; auto does it only if a copy for each does not fit."
+    )
 
 
 class RunConfig(Section):
@@ -280,6 +272,8 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     publish: PublishConfig = PublishConfig()
     compute: ComputeConfig = ComputeConfig()
+    notify: NotifyConfig = NotifyConfig()
+    alerts: AlertsConfig = AlertsConfig()
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
@@ -289,16 +283,16 @@ class RunConfig(Section):
         if (training.keep_best or training.early_stopping) and not training.eval_every:
             which = "keep_best" if training.keep_best else "early_stopping"
             raise ValueError(f"training.{which}: it needs measurements on the way; set training.eval_every")
+        if self.compute.sharding == "on" and (self.method.adapter == "qlora" or training.optimizer != "adamw"):
+            raise ValueError("compute.sharding: it needs training.optimizer adamw, and no 4-bit weights (qlora)")
         held_out = self.data.validation_fraction or self.data.validation_split or self.data.validation_path
         if (training.keep_best or training.early_stopping) and not held_out:
-            raise ValueError(
-                "training.keep_best, early_stopping: they need held-out rows; set data.validation_fraction"
-            )
+            raise ValueError("training.keep_best, early_stopping: they need held-out rows (data.validation_fraction)")
         return self
 
     def changed(self, changes: Mapping[str, Any]) -> RunConfig:
         """Return the config with other values of some knobs (`training.batch_size`). Raises `ConfigError`."""
-        values = self.model_dump(mode="json")
+        values = self.model_dump(mode="json", context=SECRETS)
         for path, value in changes.items():
             section, _, name = path.rpartition(".")
             (values[section] if section else values)[name] = value
@@ -379,7 +373,8 @@ def _explain(error: Any) -> str:
         return f"{where}: must be {wording.format(**error['ctx'])}, got {error['input']!r}"
     if error["type"] == "value_error":
         return f"{where}: {error['ctx']['error']}"
-    return f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}"
+    got = "" if error["loc"][0] == "notify" else f", got {error['input']!r}"  # An address is a secret.
+    return f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}{got}"
 
 
 def _nearest(loc: tuple[str | int, ...]) -> str:

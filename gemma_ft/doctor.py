@@ -62,6 +62,7 @@ class Case:
     token: str | None
     system_turns: SystemTurns | None
     disk_needed: Callable[[RunConfig], int] | None
+    disk_certain: Callable[[RunConfig], int] | None
     disk_free: int
     knows: Callable[[str], bool]
     installed: Callable[[str], bool]
@@ -91,6 +92,7 @@ def examine(
     token: str | None,
     system_turns: SystemTurns | None,
     disk_needed: Callable[[RunConfig], int] | None,
+    disk_certain: Callable[[RunConfig], int] | None,
     disk_free: int,
     knows: Callable[[str], bool],
     installed: Callable[[str], bool] = is_installed,
@@ -99,9 +101,9 @@ def examine(
 
     `shape` is `None` while the model's configuration cannot be had, or when the library cannot build it.
     `system_turns` is what becomes of system messages, `None` when the data has none. `disk_needed` tells the bytes that
-    a configuration writes (download, checkpoints and result), so that a remedy can be tried; `disk_free` are those that
-    are free. `knows` tells whether the installed transformers has an architecture. The Hub is asked up to four times,
-    each time for some seconds at most.
+    a configuration writes (download, checkpoints and result), so that a remedy can be tried; `disk_certain` those that
+    it writes at least, and only by them a run is refused; `disk_free` are those that are free. `knows` tells whether
+    the installed transformers has an architecture. The Hub is asked up to four times, each time for some seconds.
     """
     case = Case(
         config=config,
@@ -110,6 +112,7 @@ def examine(
         token=token,
         system_turns=system_turns,
         disk_needed=disk_needed,
+        disk_certain=disk_certain,
         disk_free=disk_free,
         knows=knows,
         installed=installed,
@@ -251,6 +254,8 @@ def _disk(case: Case) -> Finding:
     if needed <= free:
         return Finding(name=name, state="good", text=f"Needs about {_size(needed)}; {_size(free)} are free.")
     text = f"Needs about {_size(needed)}, but only {_size(free)} are free."
+    certain = case.disk_certain is not None and case.disk_certain(case.config) > free
+    state: State = "bad" if certain else "warning"
     usual = RATES[case.config.method.objective, "adapter"][1]
     fewer: Fix = {"training.keep_checkpoints": 1}
     adapter: Fix = {"method.adapter": "lora", "training.learning_rate": usual}
@@ -259,8 +264,9 @@ def _disk(case: Case) -> Finding:
         tried += [(adapter, "Train an adapter"), (fewer | adapter, "Train an adapter, keep one checkpoint")]
     for fix, label in tried:
         if case.disk_needed(case.config.changed(fix)) <= free:
-            return Finding(name=name, state="bad", text=text, fix=fix, fix_label=label)
-    return Finding(name=name, state="bad", text=f"{text} Make room, or choose a smaller model.")
+            return Finding(name=name, state=state, text=text, fix=fix, fix_label=label)
+    room = "Make room (`python -m gemma_ft disk` lists what the runs take), or choose a smaller model."
+    return Finding(name=name, state=state, text=f"{text} {room}")
 
 
 def _system(case: Case) -> Finding:

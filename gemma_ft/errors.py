@@ -11,6 +11,8 @@ stay ordinary exceptions and surface with their traceback.
     ├── HubError           the Hub refused or did not answer; the person checks token, name or network
     ├── RunNotFound        no run has this id; the person picks one from the list
     ├── RunBusy            the run, or another one, is in a state that forbids this; the person waits or stops it
+    ├── DiskError          the disk cannot hold what would be written; the person makes room
+    ├── NoticeError        a notice did not arrive; the person checks the address and the network
     └── EngineError        the engine failed or refused; the person reads the reason and asks again
 """
 
@@ -20,7 +22,11 @@ from pydantic import BaseModel, ConfigDict
 
 
 class ErrorReport(BaseModel):
-    """A failure as it is stored in `state.json` and shown on the page and in the terminal."""
+    """A failure as it is stored in `state.json` and shown on the page and in the terminal.
+
+    `kind` is a stable word for programs (docs/failures.md lists them). `details` is what only some want to read, the
+    traceback or the end of the log; it is empty where there is nothing to add.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,18 +34,24 @@ class ErrorReport(BaseModel):
     title: str
     what_happened: str
     what_to_do: str
+    details: str = ""
 
 
 class GemmaFtError(Exception):
-    """Base of all errors with a message for a person: a title, what happened, and what to do."""
+    """Base of all errors with a message for a person: a title, what happened, and what to do.
+
+    The report has the kind and the title of the class, unless a more exact one is given.
+    """
 
     kind = "error"
     title = "Something went wrong"
 
-    def __init__(self, what_happened: str, what_to_do: str = "", *, title: str | None = None) -> None:
+    def __init__(
+        self, what_happened: str, what_to_do: str = "", *, title: str | None = None, kind: str | None = None
+    ) -> None:
         super().__init__(f"{what_happened} {what_to_do}".strip())
         self.report = ErrorReport(
-            kind=self.kind,
+            kind=kind or self.kind,
             title=title or self.title,
             what_happened=what_happened,
             what_to_do=what_to_do,
@@ -94,6 +106,20 @@ class RunBusy(GemmaFtError):
 
     kind = "busy"
     title = "Not possible right now"
+
+
+class DiskError(GemmaFtError):
+    """The disk cannot hold what would be written; make room, or ask for less."""
+
+    kind = "disk"
+    title = "The disk has too little room"
+
+
+class NoticeError(GemmaFtError):
+    """A notice did not arrive; check the address and the network."""
+
+    kind = "notice"
+    title = "The notice did not arrive"
 
 
 class EngineError(GemmaFtError):

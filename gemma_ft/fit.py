@@ -12,12 +12,13 @@ from typing import Any
 
 from gemma_ft.config import RunConfig
 from gemma_ft.estimate.flavours import FLAVOURS, FLAVOURS_DATED, Offer, cheapest, live_flavours, price_list
-from gemma_ft.estimate.memory import Memory, decide_checkpointing, estimate_memory
+from gemma_ft.estimate.memory import Memory, decide_checkpointing, decide_sharding, estimate_memory
 from gemma_ft.estimate.plan import plan_run
 from gemma_ft.estimate.remedies import Remedy, remedies
 from gemma_ft.estimate.workload import Workload
 from gemma_ft.hardware import Machine
 from gemma_ft.shape import ModelShape
+from gemma_ft.sharing import processes_for
 
 Report = dict[str, Any]
 
@@ -42,6 +43,8 @@ def fit_report(
         "machine": {"name": machine.name, "gpus": [gpu.name for gpu in machine.gpus], "disk_free": machine.disk_free},
         "memory": describe_memory(estimate_memory(config, shape, workload, machine)),
         "gradient_checkpointing": decide_checkpointing(config, shape, workload, machine),
+        "processes": processes_for(config, machine),
+        "sharding": decide_sharding(config, shape, workload, machine),
         "plan": asdict(plan),
         "prices": {
             "dated": None if live_prices else FLAVOURS_DATED,

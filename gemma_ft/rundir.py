@@ -2,8 +2,9 @@
 
 Promises that `state.json` is replaced in one piece, that a run id is safe as a folder name whatever the person typed,
 and that no function here deletes a run. Who may write which file: the person's side (page, command line) makes the
-folder and the wishes; the supervisor alone writes `state.json` once it is there; the trainer writes the facts, the
-checkpoints and the result. Does not start or look at processes.
+folder and the wishes; the supervisor alone writes `state.json` once it is there; the trainer writes the facts (the
+supervisor one between two attempts), the checkpoints and the result, and removes the wishes that it has granted. Does
+not start or look at processes.
 """
 
 from __future__ import annotations
@@ -13,29 +14,40 @@ import re
 import secrets
 import time
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gemma_ft.config import RunConfig, config_from_json
 from gemma_ft.errors import ConfigError, ErrorReport, RunNotFound
+from gemma_ft.webhook import SECRETS, parse_webhook
 
 Status = Literal["queued", "preparing", "training", "stopping", "finished", "stopped", "failed", "interrupted"]
 Wish = Literal["stop", "cancel"]
+Request = Literal["save_now", "sample_now"]
 
 ACTIVE: frozenset[Status] = frozenset({"queued", "preparing", "training", "stopping"})
+GOING: frozenset[Status] = ACTIVE - {"queued"}
+"""What a run is called that has a device."""
 RESUMABLE: frozenset[Status] = frozenset({"stopped", "failed", "interrupted"})
 
 
+KILLED_FOR_MEMORY = "killed_for_memory"
+"""The kind of the warning that the supervisor adds to the facts after an attempt that the kernel ended."""
+
+
 class ProcessId(BaseModel):
-    """A process that cannot be mistaken for a later one with the same number: its pid and when it was created."""
+    """A process that cannot be mistaken for a later one with the same number: its pid, when it was created (seconds, on
+    the clock of `monitor/identity.py`), and in which life of the machine."""
 
     model_config = ConfigDict(frozen=True)
 
     pid: int
     created: float
+    boot: str = ""
 
 
 class StopProgress(BaseModel):
@@ -49,7 +61,10 @@ class StopProgress(BaseModel):
 
 
 class RunState(BaseModel):
-    """What `state.json` holds. Times are unix seconds."""
+    """What `state.json` holds. Times are unix seconds.
+
+    `rescues` counts how often in a row the run was resumed without anybody asking for it.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -60,12 +75,23 @@ class RunState(BaseModel):
     ended_at: float | None = None
     heartbeat: float | None = None
     attempt: int = 1
+    rescues: int = 0
     supervisor: ProcessId | None = None
     trainer: ProcessId | None = None
     exit_code: int | None = None
     stop: StopProgress | None = None
     error: ErrorReport | None = None
     last_line: str = ""
+
+
+class Origin(BaseModel):
+    """Where a run comes from: the request that made it, and the finished run that it continues after `parent_step`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    request: str | None = None
+    parent: str | None = None
+    parent_step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +116,11 @@ class RunDir:
         return self.path / "state.json"
 
     @property
+    def origin_file(self) -> Path:
+        """Where the run comes from; written once, absent in runs of older versions."""
+        return self.path / "origin.json"
+
+    @property
     def events(self) -> Path:
         """The trainer's facts."""
         return self.path / "events.jsonl"
@@ -100,6 +131,11 @@ class RunDir:
         return self.path / "system.jsonl"
 
     @property
+    def alerts(self) -> Path:
+        """What the supervisor found wrong, and when it was over; absent as long as there is nothing."""
+        return self.path / "alerts.jsonl"
+
+    @property
     def log(self) -> Path:
         """What the trainer printed."""
         return self.path / "output.log"
@@ -108,6 +144,11 @@ class RunDir:
     def supervisor_log(self) -> Path:
         """What the supervisor printed; empty unless something went wrong with it."""
         return self.path / "supervisor.log"
+
+    @property
+    def supervisor_lock(self) -> Path:
+        """Held by the run's supervisor as long as it lives; holds the time of its last beat."""
+        return self.path / "supervisor.lock"
 
     @property
     def wishes(self) -> Path:
@@ -136,6 +177,14 @@ class RunDir:
         except (OSError, UnicodeDecodeError) as exc:
             raise ConfigError(f"The configuration of {self.run_id} cannot be read: {exc}.", "Start a new run.") from exc
 
+    def secrets(self) -> tuple[str, ...]:
+        """Return what stands in the configuration and must not be printed; nothing if that cannot be read."""
+        try:
+            url = self.config().notify.url
+        except ConfigError:
+            return ()
+        return (url, parse_webhook(url).url) if url else ()
+
     def state(self) -> RunState:
         """Read the run's state as the file tells it; whether the processes in it still live is another question.
 
@@ -154,6 +203,13 @@ class RunDir:
             created = self.path.stat().st_ctime
             return RunState(status="interrupted", created_at=created, ended_at=created, error=report)
 
+    def origin(self) -> Origin:
+        """Read where the run comes from; a file that is missing or damaged tells of nothing."""
+        try:
+            return Origin.model_validate_json(self.origin_file.read_bytes())
+        except (OSError, ValidationError):
+            return Origin()
+
     def write_state(self, state: RunState) -> None:
         """Replace the state in one piece."""
         replace_file(self.state_file, state.model_dump_json(indent=1))
@@ -165,23 +221,44 @@ class RunDir:
 
     def wished(self) -> Wish | None:
         """Return the strongest wish that is waiting: `cancel` before `stop`."""
-        for wish in ("cancel", "stop"):
-            if (self.wishes / wish).exists():
-                return wish
-        return None
+        found: tuple[Wish, ...] = ("cancel", "stop")
+        return next((wish for wish in found if (self.wishes / wish).exists()), None)
+
+    def request(self, request: Request) -> None:
+        """Ask for something that the run does on its way, at its next step."""
+        self.wishes.mkdir(exist_ok=True)
+        (self.wishes / request).touch()
+
+    def requested(self, request: Request) -> bool:
+        """Tell whether something is asked for that has not been done yet."""
+        return (self.wishes / request).exists()
+
+    def grant(self, request: Request) -> None:
+        """Note that what was asked for is being done; whoever asks from now on asks anew."""
+        (self.wishes / request).unlink(missing_ok=True)
 
     def clear_wishes(self) -> None:
-        """Remove the wishes: they have been granted."""
-        for wish in ("cancel", "stop"):
+        """Remove the wishes: they have been granted, or the run has ended without them."""
+        for wish in (*get_args(Wish), *get_args(Request)):
             (self.wishes / wish).unlink(missing_ok=True)
 
 
-def create_run(runs: Path, config: RunConfig) -> RunDir:
-    """Make the folder of a new, queued run and return it."""
+def create_run(
+    runs: Path, config: RunConfig, origin: Origin | None = None, furnish: Callable[[RunDir], None] | None = None
+) -> RunDir:
+    """Make the folder of a new, queued run and return it.
+
+    `furnish` puts things into it; nobody sees the run before that is done.
+    """
     run = RunDir(runs / new_run_id(config))
     run.path.mkdir(parents=True)
     run.wishes.mkdir()
-    replace_file(run.config_file, config.model_dump_json(indent=1))
+    secret = config.notify.url is not None
+    replace_file(run.config_file, config.model_dump_json(indent=1, context=SECRETS), mode=0o600 if secret else 0o666)
+    if origin is not None:
+        replace_file(run.origin_file, origin.model_dump_json(indent=1))
+    if furnish is not None:
+        furnish(run)
     run.write_state(RunState(created_at=time.time()))
     return run
 
@@ -195,8 +272,11 @@ def open_run(runs: Path, run_id: str) -> RunDir:
 
 
 def list_runs(runs: Path) -> list[RunDir]:
-    """Return every run in the folder, newest first; the id begins with the time, so names sort by it."""
-    found = [RunDir(path) for path in runs.iterdir()] if runs.is_dir() else []
+    """Return every run in the folder, newest first; the id begins with the time, so names sort by it.
+
+    A name with a dot in front is that of a run that is being deleted.
+    """
+    found = [RunDir(path) for path in runs.iterdir() if path.name[0] != "."] if runs.is_dir() else []
     return sorted((run for run in found if run.state_file.is_file()), key=lambda run: run.run_id, reverse=True)
 
 
@@ -209,11 +289,18 @@ def new_run_id(config: RunConfig) -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{label}-{objective}{method}-{secrets.token_hex(2)}"
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Write `text` beside `path` and rename it into place: a reader sees the old or the new file, never a part."""
+def replace_file(path: Path, text: str, *, mode: int = 0o666) -> None:
+    """Write `text` beside `path` and rename it into place: a reader sees the old or the new file, never a part.
+
+    `mode` says who may read and write it, within what the person's umask allows.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:  # noqa: PTH123
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise

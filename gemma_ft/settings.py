@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gemma_ft.errors import ConfigError
+from gemma_ft.webhook import parse_webhook
 
 SPACE_VOLUME = Path("/data")
 DEFAULT_PORT = 7860
+NOTIFY_URL = "GEMMA_FT_NOTIFY_URL"
 ANOTHER_HOME = "Set GEMMA_FT_HOME to a folder that you may write to."
 
 
@@ -23,7 +25,8 @@ class Settings:
     """The few facts about the machine that everything else depends on.
 
     `hub_token` is the token of the person who runs this machine; on a Space it stays `None`, because there the visitors
-    are other people and must never act with the owner's token. `hardware` is the name of the rented machine on a Space.
+    are other people and must never act with the owner's token. `notify_url` is told of the runs that name no address of
+    their own. `hardware` is the name of the machine that is rented, on a Space.
     """
 
     home: Path
@@ -31,12 +34,24 @@ class Settings:
     port: int = DEFAULT_PORT
     on_space: bool = False
     hub_token: str | None = None
+    auto_resume: bool = False
+    notify_url: str | None = field(default=None, repr=False)
     hardware: str | None = None
 
     @property
     def runs(self) -> Path:
         """The folder that holds one folder per run."""
         return self.home / "runs"
+
+    @property
+    def queue(self) -> Path:
+        """The folder of the line of runs that wait."""
+        return self.home / "queue"
+
+    @property
+    def devices(self) -> Path:
+        """The folder of the locks of devices."""
+        return self.home / "devices"
 
     @property
     def models(self) -> Path:
@@ -64,10 +79,10 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Read `GEMMA_FT_HOME`, `GRADIO_SERVER_NAME`, `GRADIO_SERVER_PORT`, `SYSTEM`, `ACCELERATOR` and
-        `HF_TOKEN`.
+        """Read `GEMMA_FT_HOME`, `_AUTO_RESUME`, `_NOTIFY_URL`, `GRADIO_SERVER_NAME`, `_PORT`, `SYSTEM`, `HF_TOKEN`,
+        and on a Space `ACCELERATOR`.
 
-        Raises `ConfigError` for a port that is none.
+        Raises `ConfigError` for a port or an address that is none.
         """
         env = os.environ if environ is None else environ
         on_space = env.get("SYSTEM") == "spaces"
@@ -77,6 +92,8 @@ class Settings:
             port=_port(env.get("GRADIO_SERVER_PORT")),
             on_space=on_space,
             hub_token=None if on_space else clean_token(env.get("HF_TOKEN")),
+            auto_resume=env.get("GEMMA_FT_AUTO_RESUME", "").strip().lower() in ("1", "true", "yes", "on"),
+            notify_url=_address(env.get(NOTIFY_URL)),
             hardware=env.get("ACCELERATOR") if on_space else None,
         )
 
@@ -85,8 +102,23 @@ def clean_token(text: str | None) -> str | None:
     """Return a token without blanks around it, or `None` for an empty one. Raises `ConfigError` for what is none."""
     token = (text or "").strip()
     if token and not re.fullmatch(r"[!-~]+", token):
-        raise ConfigError("The Hub token has characters that no token has.", "Copy it again, without line breaks.")
+        raise ConfigError(
+            "The Hub token has characters that no token has.",
+            "Copy it again, without line breaks.",
+            kind="token",
+            title="The token is damaged",
+        )
     return token or None
+
+
+def _address(text: str | None) -> str | None:
+    if not (text or "").strip():
+        return None
+    try:
+        parse_webhook(str(text))
+    except ValueError as exc:
+        raise ConfigError(f"{NOTIFY_URL}: {exc}.", "Give an address such as https://ntfy.sh/my-topic.") from exc
+    return str(text).strip()
 
 
 def _port(text: str | None) -> int:

@@ -21,6 +21,7 @@ from gemma_ft.jobs.manager import JobManager
 from gemma_ft.jobs.spawn import own_environment
 from gemma_ft.rundir import ACTIVE, RunDir, RunState
 from gemma_ft.settings import Settings
+from small_disk import SmallDisk, mounted
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD_DEMO = """
@@ -69,6 +70,13 @@ def demo_settings(settings: Settings, demo_models: Path) -> Settings:
     settings.home.mkdir(parents=True)
     settings.models.symlink_to(demo_models)
     return settings
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A file system of 40 MB that can be filled and emptied."""
+    with mounted(tmp_path / "disk", 40_000_000) as disk:
+        yield disk
 
 
 @pytest.fixture(scope="session")

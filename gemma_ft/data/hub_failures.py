@@ -15,6 +15,7 @@ from difflib import SequenceMatcher
 
 from gemma_ft.data.problems import NEAR
 from gemma_ft.errors import DataError
+from gemma_ft.hub.access import LOST, refusal_of
 from gemma_ft.redaction import redact
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
@@ -41,8 +42,8 @@ def explained(dataset_id: str, token: str | None) -> Iterator[None]:
             raise
         if full is not None:
             raise full from exc
-        what, advice = _words(dataset_id, exc)
-        raise DataError(redact(what, token), advice) from exc
+        what, advice, named = _words(dataset_id, exc)
+        raise DataError(redact(what, token), advice, **named) from exc
 
 
 def nearest_ids(dataset_id: str, find: Callable[..., list[str]]) -> str:
@@ -70,22 +71,38 @@ def _likeness(wanted: str, other: str) -> float:
     return max(SequenceMatcher(None, wanted, other).ratio(), 0.95 * names.ratio())
 
 
-def _words(dataset_id: str, exc: Exception) -> tuple[str, str]:
-    """Return what happened and what to do."""
+def _words(dataset_id: str, exc: Exception) -> tuple[str, str, dict[str, str]]:
+    """Return what happened and what to do; and the report's kind and title, where it is not the data that is bad."""
     from datasets.data_files import EmptyDatasetError
     from datasets.exceptions import DataFilesNotFoundError
+
+    if any(isinstance(one, (EmptyDatasetError, DataFilesNotFoundError)) for one in _chain(exc)):
+        return (
+            f"{dataset_id} holds no data files that can be read.",
+            "Choose another data set, or another revision.",
+            {},
+        )
+    if isinstance(exc, RuntimeError) and "scripts are no longer supported" in str(exc):
+        return f"{dataset_id} needs a program of its own to be read, and such programs are not run.", CONVERT, {}
+    if _is_from_afar(exc):
+        return f"{dataset_id} could not be fetched: {_cause(exc)}", NETWORK, _named(exc)
+    if any(isinstance(one, OSError) and one.errno in FORBIDDEN for one in _chain(exc)):
+        return f"{dataset_id} could not be stored: {_cause(exc)}", "Check the folder that HF_HOME names.", {}
+    return f"{dataset_id} cannot be read: {_cause(exc)}", MEND, {}
+
+
+def _named(exc: Exception) -> dict[str, str]:
+    """Return the kind and the title for a refusal of the Hub, or for a Hub that was lost."""
+    refusal = next((found for one in _chain(exc) if (found := refusal_of(one))), None)
+    return {"kind": refusal.kind, "title": refusal.title} if refusal else LOST
+
+
+def _is_from_afar(exc: Exception) -> bool:
+    """Tell whether the Hub refused, was not reached, or left before the end."""
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
-    if any(isinstance(one, (EmptyDatasetError, DataFilesNotFoundError)) for one in _chain(exc)):
-        return f"{dataset_id} holds no data files that can be read.", "Choose another data set, or another revision."
-    if isinstance(exc, RuntimeError) and "scripts are no longer supported" in str(exc):
-        return f"{dataset_id} needs a program of its own to be read, and such programs are not run.", CONVERT
-    if any(isinstance(one, (ConnectionError, httpx.TransportError, HfHubHTTPError)) for one in _chain(exc)):
-        return f"{dataset_id} could not be fetched: {_cause(exc)}", NETWORK
-    if any(isinstance(one, OSError) and one.errno in FORBIDDEN for one in _chain(exc)):
-        return f"{dataset_id} could not be stored: {_cause(exc)}", "Check the folder that HF_HOME names."
-    return f"{dataset_id} cannot be read: {_cause(exc)}", MEND
+    return any(isinstance(one, (ConnectionError, httpx.TransportError, HfHubHTTPError)) for one in _chain(exc))
 
 
 def _chain(exc: BaseException) -> Iterator[BaseException]:

@@ -29,9 +29,9 @@ from functools import cached_property
 from typing import Any
 
 from gemma_ft.errors import GemmaFtError
+from gemma_ft.failures import explain
 from gemma_ft.redaction import redact_output
 from gemma_ft.sampling import Sampling
-from gemma_ft.train.failures import explain
 
 Request = dict[str, Any]
 
@@ -71,7 +71,7 @@ class Engine:
                 self._say(request["id"], "error", report=exc.report.model_dump())
             except Exception as exc:  # noqa: BLE001 - the outermost frame of a child: the person asking must hear of it
                 traceback.print_exc()
-                self._say(request["id"], "error", report=explain(exc).model_dump())
+                self._say(request["id"], "error", report=explain(exc, _token(request)).model_dump())
             else:
                 self._say(request["id"], "end", **fields)
 

@@ -14,6 +14,7 @@ from gemma_ft.config import LONGEST_LENGTH, RunConfig, parse_config
 from gemma_ft.doctor import examine
 from gemma_ft.engine.shapes import Shapes
 from gemma_ft.errors import ConfigError, ModelError
+from gemma_ft.estimate.disk import certain_bytes
 from gemma_ft.estimate.plan import plan_run
 from gemma_ft.estimate.presets import Preset, preset
 from gemma_ft.estimate.workload import Workload
@@ -55,6 +56,10 @@ class PlanningRoom:
             plan = plan_run(other, known, workload.cut_to(other.training.max_length), machine)
             return plan.disk_bytes + (0 if here else plan.download_bytes)
 
+        def disk_certain(other: RunConfig) -> int:
+            assert known is not None
+            return certain_bytes(other, known, machine, workload.cut_to(other.training.max_length))
+
         findings = examine(
             config,
             shape=shape,
@@ -62,6 +67,7 @@ class PlanningRoom:
             token=token,
             system_turns=figures["system_turns"] if figures else "not known",
             disk_needed=disk_needed if shape else None,
+            disk_certain=disk_certain if shape else None,
             disk_free=machine.disk_free,
             knows=knows,
         )

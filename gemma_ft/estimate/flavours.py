@@ -1,7 +1,7 @@
 """The machines that Hugging Face rents out, and what a run would cost on each.
 
-Promises the list of a day that is named, to be replaced by live prices where the Hub tells them. Only training on one
-GPU is offered: a machine of several is reckoned with its first. Asks nobody.
+Promises the list of a day that is named, to be replaced by live prices where the Hub tells them. Of a machine with
+several GPUs those count that the run would use there. Asks nobody.
 """
 
 from __future__ import annotations

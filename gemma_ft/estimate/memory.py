@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gemma_ft.config import RunConfig
+from gemma_ft.errors import ConfigError
 from gemma_ft.estimate import activations
 from gemma_ft.estimate.activations import Batch, Kind
 from gemma_ft.estimate.workload import Workload, longest_sequence, sequences, sequences_per_row
 from gemma_ft.hardware import Machine
 from gemma_ft.shape import ModelShape
+from gemma_ft.sharing import can_be_sharded, processes_for, shared_among
 
 MIB, GIB = 2**20, 2**30
 CHUNK_BYTES, FEWEST = 64 * MIB, 64
@@ -109,13 +111,40 @@ def decide_checkpointing(config: RunConfig, shape: ModelShape, workload: Workloa
     wanted = config.training.gradient_checkpointing
     if wanted != "auto":
         return wanted == "on"
-    return _estimate(config, shape, workload, machine, checkpointing=False).fits != "fits"
+    sharded = decide_sharding(config, shape, workload, machine)
+    return _estimate(config, shape, workload, machine, checkpointing=False, sharded=sharded).fits != "fits"
+
+
+def decide_sharding(config: RunConfig, shape: ModelShape, workload: Workload, machine: Machine) -> bool:
+    """Return whether weights are spread over the GPUs: as the config says, or for `auto` when copies may not fit.
+
+    Computing activations twice, unless that is forbidden, comes before it.
+    """
+    wanted, several = config.compute.sharding, processes_for(config, machine) > 1
+    if wanted != "auto" or not several:
+        return wanted == "on" and several
+    if not machine.gpus or not can_be_sharded(config):
+        return False
+    again = config.training.gradient_checkpointing != "off"
+    return _estimate(config, shape, workload, machine, checkpointing=again, sharded=False).fits != "fits"
 
 
 def estimate_memory(config: RunConfig, shape: ModelShape, workload: Workload, machine: Machine) -> Memory:
-    """Return what the run needs while it trains, on the first GPU or, without one, in the computer's memory."""
+    """Return what the run needs while it trains, on each GPU or, without one, in the computer's memory.
+
+    Several processes without a GPU have to share that memory.
+    """
+    sharded = decide_sharding(config, shape, workload, machine)
     checkpointing = decide_checkpointing(config, shape, workload, machine)
-    return _estimate(config, shape, workload, machine, checkpointing=checkpointing)
+    return _estimate(config, shape, workload, machine, checkpointing=checkpointing, sharded=sharded)
+
+
+def part_of_one(config: RunConfig, machine: Machine) -> RunConfig:
+    """Return the config with the rows of one process; as it is when it cannot be divided, which the run refuses."""
+    try:
+        return shared_among(processes_for(config, machine), config)
+    except ConfigError:
+        return config
 
 
 def trained_weights(config: RunConfig, shape: ModelShape) -> int:
@@ -160,31 +189,56 @@ def _rows_and_columns(config: RunConfig, shape: ModelShape) -> int:
 
 
 def _estimate(
-    config: RunConfig, shape: ModelShape, workload: Workload, machine: Machine, *, checkpointing: bool
+    config: RunConfig, shape: ModelShape, workload: Workload, machine: Machine, *, checkpointing: bool, sharded: bool
 ) -> Memory:
-    number = formats(config, machine)
+    number, processes = formats(config, machine), processes_for(config, machine)
+    parts = processes if sharded else 1
     full, gpu = config.method.adapter == "none", bool(machine.gpus)
     trained = trained_weights(config, shape)
     weights, gradients = weight_bytes(config, shape, number.weights), trained * number.trained
+    of_all = f", a {parts}th of it here" if sharded else ""
     exact = [
-        Term("weights", weights, weights, _why_weights(config, shape, number)),
-        _exact("adapter", 0 if full else trained * 4, f"{trained:,} weights in float32"),
-        _exact("gradients", gradients, f"one for each of the {trained:,} weights that are trained"),
+        _exact("weights", -(-weights // parts), _why_weights(config, shape, number) + of_all),
+        _exact("adapter", 0 if full else -(-trained * 4 // parts), f"{trained:,} weights in float32{of_all}"),
         _exact(
-            "optimizer", optimizer_bytes(config, shape, number.trained), f"the state of {config.training.optimizer}"
+            "gradients", -(-gradients // parts), f"one for each of the {trained:,} weights that are trained{of_all}"
+        ),
+        _exact(
+            "optimizer",
+            -(-optimizer_bytes(config, shape, number.trained) // parts),
+            f"the state of {config.training.optimizer}{of_all}",
         ),
     ]
     if full and config.method.objective == "dpo":
         reference = shape.parameters * number.compute
-        exact.append(_exact("reference model", reference, "the model as it was, to compare with"))
-    step = _step(config, shape, workload, number, gpu=gpu, checkpointing=checkpointing)
+        exact.append(_exact("reference model", -(-reference // parts), f"the model as it was, to compare with{of_all}"))
+    if sharded:
+        exact.append(_gathered(config, shape, number))
+    elif processes > 1:
+        exact.append(_exact("exchange", gradients, "the gradients once more, as they go to the other processes"))
+    part = part_of_one(config, machine)
+    step = _step(part, shape, workload, number, gpu=gpu, checkpointing=checkpointing, parts=parts)
     known = [term for term in exact if term.high]
     low, high = (sum(getattr(term, end) for term in [*known, *step]) for end in ("low", "high"))
     fixed, slack = (ON_GPU, SLACK_GPU) if gpu else (PROCESS, SLACK_RAM)
     why = "CUDA and what its allocator wastes" if gpu else "Python, PyTorch and what the allocator wastes"
     runtime = Term("runtime", fixed[0] + int(slack[0] * low), fixed[1] + int(slack[1] * high), why)
-    available = machine.gpus[0].free if gpu else machine.memory_free
+    available = machine.gpus[0].free if gpu else machine.memory_free // processes
     return Memory((*known, *step, runtime), available, "GPU" if gpu else "RAM")
+
+
+def _gathered(config: RunConfig, shape: ModelShape, number: Formats) -> Term:
+    """Return what is whole for a time though the weights are spread: the table of words, and a layer or two.
+
+    Of a layer that is trained the gradient is whole too, twice while it is divided. Embeddings per layer are gathered
+    at once, and stand in for a layer where they are larger.
+    """
+    tables = shape.embedding + shape.per_layer_embedding
+    layer = -(-(shape.language - tables) // shape.layers) * number.compute
+    full = config.method.adapter == "none"
+    most = 2 * layer + (layer + 4 * layer // number.compute if full else 0)
+    one, whole = max(layer, shape.per_layer_embedding * number.weights), shape.embedding * number.weights
+    return Term("gathered", whole + one, whole + max(most, (1 + full) * one), "the words' table, and a layer or two")
 
 
 def _exact(name: str, size: int, why: str) -> Term:
@@ -198,12 +252,20 @@ def _why_weights(config: RunConfig, shape: ModelShape, number: Formats) -> str:
 
 
 def _step(
-    config: RunConfig, shape: ModelShape, workload: Workload, number: Formats, *, gpu: bool, checkpointing: bool
+    config: RunConfig,
+    shape: ModelShape,
+    workload: Workload,
+    number: Formats,
+    *,
+    gpu: bool,
+    checkpointing: bool,
+    parts: int,
 ) -> list[Term]:
     """Return `activations` and `loss`: together the most that a step needs beyond what is always there.
 
     The worst moment is one of four: the forward pass is through and the head works; the last layer goes backward; the
-    first does, when all gradients are there; the optimizer works. Gradients that are not there yet make room.
+    first does, when all gradients are there; the optimizer works. Gradients that are not there yet make room. It holds
+    one of `parts` of the weights.
     """
     length = longest_sequence(config, workload)
     batch_size = config.training.batch_size * sequences_per_row(config)
@@ -214,11 +276,11 @@ def _step(
     if checkpointing:
         passing += kept // shape.layers
         kept = activations.between_layers(shape, number.kind, batch)
-    kept += activations.outside(shape, number.kind, batch) + _cached(config, shape, number)
+    kept += activations.outside(shape, number.kind, batch) + _cached(config, shape, number, parts)
     rows_in_one = workload.train_rows / sequences(config, workload)
     supervised = min(batch.tokens, int(batch_size * rows_in_one * workload.mean_supervised) or 1)
     most = min(batch.tokens, int(UNEVEN * supervised)) if workload.measured else batch.tokens
-    gradients = trained_weights(config, shape) * number.trained
+    gradients = -(-trained_weights(config, shape) * number.trained // parts)
     early = gradients if config.training.accumulation > 1 else 0
     table = shape.vocabulary * shape.hidden * number.trained if config.method.adapter == "none" else 0
     late = gradients + table * (1 + (config.training.accumulation > 1))
@@ -229,7 +291,7 @@ def _step(
             early + kept * spread + head,
             early + kept * spread + table + passing,
             late + passing,
-            gradients + _updating(config, shape),
+            gradients + _updating(config, shape),  # Adafactor only, which does not work on parts
         )
         beyond = max(0, int(worst) - gradients)
         loss = min(beyond, head)
@@ -242,8 +304,13 @@ def _step(
     ]
 
 
-def _cached(config: RunConfig, shape: ModelShape, number: Formats) -> int:
-    """Return the bytes of weights that autocast keeps in bfloat16 beside those in float32."""
+def _cached(config: RunConfig, shape: ModelShape, number: Formats, parts: int) -> int:
+    """Return the bytes of weights that autocast keeps in bfloat16 beside those in float32.
+
+    Weights that are spread are gathered in bfloat16 already, but for the table.
+    """
+    if parts > 1:
+        return 2 * shape.vocabulary * shape.hidden if number.kind == "mixed" else 0
     if number.kind == "mixed":
         tables = shape.embedding + shape.per_layer_embedding
         return 2 * (shape.language - tables) + 2 * shape.vocabulary * shape.hidden

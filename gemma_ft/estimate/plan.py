@@ -10,10 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gemma_ft.config import RunConfig
-from gemma_ft.estimate.memory import decide_checkpointing, formats, optimizer_bytes, trained_weights
+from gemma_ft.estimate.memory import (
+    decide_checkpointing,
+    decide_sharding,
+    formats,
+    optimizer_bytes,
+    part_of_one,
+    trained_weights,
+)
 from gemma_ft.estimate.workload import Workload, padded_mean, sequences, sequences_per_row
 from gemma_ft.hardware import Gpu, Machine
 from gemma_ft.shape import ModelShape
+from gemma_ft.sharing import processes_for
 
 TERA, GIGA = 1e12, 1e9
 PEAKS = (
@@ -51,6 +59,9 @@ CORE = (6 * GIGA, 40 * GIGA)
 """Operations per second of one processor core in float32, in small models and in large ones."""
 IN_4_BITS = (1.2, 1.8)
 """How many times longer QLoRA takes, for unpacking weights."""
+TOGETHER, SPREAD = (1.0, 1.3), (1.1, 2.0)
+"""How many times longer a step takes for what GPUs tell each other, with copies of the weights and with parts. Rules of
+thumb: how fast they are connected counts for most of it."""
 STEP_OVERHEAD = (0.02, 0.15)
 """Seconds of a batch that do not depend on its size."""
 
@@ -81,15 +92,16 @@ def optimizer_steps(config: RunConfig, rows: int) -> int:
 
 
 def plan_run(config: RunConfig, shape: ModelShape, workload: Workload, machine: Machine) -> Plan:
-    """Return what the run will take on the first GPU or, without one, the processor."""
+    """Return what the run will take on the GPUs that it uses or, without one, the processor."""
+    part = part_of_one(config, machine)
     places = sequences(config, workload)
     steps = optimizer_steps(config, places)
     rows = min(steps * config.training.batch_size * config.training.accumulation, _rows_at_most(config, places))
     passing = rows * sequences_per_row(config)
-    tokens = int(passing * padded_mean(config, workload))
+    tokens = int(passing * padded_mean(part, workload))
     packed = workload.train_rows / places if config.training.packing else 1.0
     low, high = _seconds(config, shape, workload, machine, tokens, steps)
-    weights = _result_bytes(config, shape, machine)
+    weights = result_bytes(config, shape, machine)
     checkpoint = weights + optimizer_bytes(config, shape, formats(config, machine).trained)
     return Plan(
         steps=steps,
@@ -139,8 +151,10 @@ def _seconds(
     config: RunConfig, shape: ModelShape, workload: Workload, machine: Machine, tokens: int, steps: int
 ) -> tuple[float, float]:
     checkpointing = decide_checkpointing(config, shape, workload, machine)
-    length = padded_mean(config, workload)
-    work = tokens * operations_per_token(config, shape, length, checkpointing=checkpointing)
+    part, gpus = part_of_one(config, machine), processes_for(config, machine) if machine.gpus else 1
+    length = padded_mean(part, workload)
+    work = tokens * operations_per_token(config, shape, length, checkpointing=checkpointing) / gpus
+    telling = SPREAD if decide_sharding(config, shape, workload, machine) else TOGETHER if gpus > 1 else (1.0, 1.0)
     if machine.gpus:
         gpu = machine.gpus[0]
         peak = peak_operations(gpu, half=formats(config, machine).kind != "float32")
@@ -148,12 +162,12 @@ def _seconds(
     else:
         slow, fast = CORE[0] * machine.cores, CORE[1] * machine.cores
     unpacking = IN_4_BITS if config.method.adapter == "qlora" else (1.0, 1.0)
-    batches = steps * config.training.accumulation
-    low = work / fast * unpacking[0] + STEP_OVERHEAD[0] * batches
-    return low, work / slow * unpacking[1] + STEP_OVERHEAD[1] * batches
+    batches = steps * part.training.accumulation
+    low = work / fast * unpacking[0] * telling[0] + STEP_OVERHEAD[0] * batches
+    return low, work / slow * unpacking[1] * telling[1] + STEP_OVERHEAD[1] * batches
 
 
-def _result_bytes(config: RunConfig, shape: ModelShape, machine: Machine) -> int:
+def result_bytes(config: RunConfig, shape: ModelShape, machine: Machine) -> int:
     """Return the bytes of the weights that a checkpoint or the result holds: an adapter, or the whole model."""
     if config.method.adapter == "none":
         return shape.parameters * formats(config, machine).trained

@@ -76,6 +76,7 @@ def _draft(
         "training.keep_best": best and _measures(config),
         "training.early_stopping": 0,
         "training.eval_every": 50,
+        "compute.sharding": "auto",
     }
     return config.changed(changes)
 

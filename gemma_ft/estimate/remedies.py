@@ -12,10 +12,11 @@ from itertools import combinations
 from typing import Any
 
 from gemma_ft.config import MOST_ACCUMULATED, RunConfig
-from gemma_ft.estimate.memory import Fits, Memory, decide_checkpointing, estimate_memory
+from gemma_ft.estimate.memory import Fits, Memory, decide_checkpointing, decide_sharding, estimate_memory
 from gemma_ft.estimate.workload import Workload
 from gemma_ft.hardware import Machine
 from gemma_ft.shape import ModelShape
+from gemma_ft.sharing import can_be_sharded, processes_for
 
 Changes = dict[str, Any]
 """New values of knobs by their names, such as `training.batch_size`."""
@@ -131,17 +132,18 @@ def _checkpointing(now: _Situation) -> list[Changes]:
 
 
 def _small_optimizer(now: _Situation) -> list[Changes]:
-    usable = now.machine.gpus and now.config.training.optimizer == "adamw"
+    usable = now.machine.gpus and now.config.training.optimizer == "adamw" and _copied(now)
     return [{"training.optimizer": "adamw_8bit"}] if usable else []
 
 
 def _factored_optimizer(now: _Situation) -> list[Changes]:
-    usable = now.config.training.optimizer != "adafactor" and now.config.method.adapter == "none"
+    usable = now.config.training.optimizer != "adafactor" and now.config.method.adapter == "none" and _copied(now)
     return [{"training.optimizer": "adafactor"}] if usable else []
 
 
 def _four_bits(now: _Situation) -> list[Changes]:
-    return [{"method.adapter": "qlora"}] if now.machine.gpus and now.config.method.adapter == "lora" else []
+    usable = now.machine.gpus and now.config.method.adapter == "lora" and _copied(now)
+    return [{"method.adapter": "qlora"}] if usable else []
 
 
 def _adapter(now: _Situation) -> list[Changes]:
@@ -149,7 +151,18 @@ def _adapter(now: _Situation) -> list[Changes]:
         return []
     rate = min(1.0, now.config.training.learning_rate * 10)
     lora: Changes = {"method.adapter": "lora", "training.learning_rate": rate}
-    return [lora, lora | {"method.adapter": "qlora"}] if now.machine.gpus else [lora]
+    return [lora, lora | {"method.adapter": "qlora"}] if now.machine.gpus and _copied(now) else [lora]
+
+
+def _copied(now: _Situation) -> bool:
+    """Tell whether each GPU may have a copy of the weights, which the 4-bit ones and the small optimizers need."""
+    return now.config.compute.sharding != "on"
+
+
+def _sharding(now: _Situation) -> list[Changes]:
+    if decide_sharding(now.config, now.shape, now.workload, now.machine) or not can_be_sharded(now.config):
+        return []
+    return [{"compute.sharding": "on"}] if processes_for(now.config, now.machine) > 1 else []
 
 
 def _shorter(now: _Situation) -> list[Changes]:
@@ -168,6 +181,7 @@ IDEAS = (
         _smaller_batches,
     ),
     _Idea(lambda _: "compute activations twice", "It learns the same, about a third slower.", _checkpointing),
+    _Idea(lambda _: "spread the weights over the GPUs", "It learns the same, slower.", _sharding),
     _Idea(lambda _: "QLoRA: the base in 4 bits", "Slower, and the result is a little less exact.", _four_bits),
     _Idea(lambda _: "AdamW in 8 bits", "The steps are a little less exact.", _small_optimizer),
     _Idea(lambda _: "Adafactor instead of AdamW", "It learns somewhat differently.", _factored_optimizer),

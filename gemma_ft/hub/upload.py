@@ -20,7 +20,12 @@ MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "README.
 def ensure_repo(publish: PublishConfig, token: str | None) -> str:
     """Create the repository if need be and return its full name (`owner/name`). Raises `HubError`."""
     if not token:
-        raise HubError("Publishing needs a Hub token.", "Give one with write access, or leave publish.repo empty.")
+        raise HubError(
+            "Publishing needs a Hub token.",
+            "Give one with write access, or leave publish.repo empty.",
+            kind="token",
+            title="A token is needed",
+        )
     with hub_errors(f"Creating {publish.repo}"):
         url = HfApi().create_repo(str(publish.repo), private=publish.private, exist_ok=True, token=token)
         HfApi().auth_check(url.repo_id, token=token, write=True)

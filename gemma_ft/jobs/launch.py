@@ -1,22 +1,23 @@
 """How a trainer is started: alone, or as several processes that train together through `accelerate launch`.
 
-Promises that a trainer alone sees one GPU at most, and that no settings of a person's own `accelerate config` are used.
-With `compute.processes: 0` as many GPUs work as there are and as divide the batch. A configuration that asks for more
-than there is starts one trainer, which says what is wrong. Imports no torch.
+Promises that trainers see the GPUs that were allotted to the run and no others, and that no settings of a person's own
+`accelerate config` are used. With `compute.processes: 0` as many GPUs work as there are and as divide the batch. A
+configuration that asks for more than there is starts one trainer, which says what is wrong. Imports no torch.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gemma_ft.config import RunConfig
 from gemma_ft.errors import ConfigError
 from gemma_ft.hardware import Machine
 from gemma_ft.monitor.hardware import this_machine
 from gemma_ft.rundir import RunDir
+from gemma_ft.sharing import processes_for
 
 TRAINER = "gemma_ft.train"
 LAUNCHER = "accelerate.commands.launch"
@@ -32,30 +33,18 @@ class Launch:
     environment: dict[str, str]
 
 
-def plan_launch(run: RunDir) -> Launch:
-    """Return how the trainer of this run is started on this machine."""
+def plan_launch(run: RunDir, gpus: Sequence[int] = ()) -> Launch:
+    """Return how the trainer of this run is started on this machine, on the GPUs with these numbers."""
     machine = this_machine(run.path)
+    visible = _visible(gpus) if gpus else {}
+    machine = replace(machine, gpus=tuple(machine.gpus[number] for number in gpus))
     try:
         processes = processes_for(run.config(), machine)
     except ConfigError:  # The trainer reads it too, and says what is wrong with it.
         processes = 1
     if processes > 1:
-        return Launch(LAUNCHER, (*_flags(processes, machine), TRAINER, str(run.path)), {})
-    return Launch(TRAINER, (str(run.path),), _first_gpu() if machine.gpus else {})
-
-
-def processes_for(config: RunConfig, machine: Machine) -> int:
-    """Return how many processes train: those that were asked for, or as many GPUs as divide the batch.
-
-    On a machine without GPUs a number that was asked for is taken at its word. A batch can be divided when its rows or
-    the number of batches that are added up can.
-    """
-    asked, gpus = config.compute.processes, len(machine.gpus)
-    if asked:
-        return asked if not gpus or asked <= gpus else 1
-    training = config.training
-    fitting = (n for n in range(gpus, 1, -1) if training.batch_size % n == 0 or training.accumulation % n == 0)
-    return next(fitting, 1)
+        return Launch(LAUNCHER, (*_flags(processes, machine), TRAINER, str(run.path)), visible)
+    return Launch(TRAINER, (str(run.path),), visible)
 
 
 def _flags(processes: int, machine: Machine) -> tuple[str, ...]:
@@ -76,9 +65,10 @@ def _flags(processes: int, machine: Machine) -> tuple[str, ...]:
     return ("--multi_gpu", *flags, "--module")
 
 
-def _first_gpu() -> dict[str, str]:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
-    return {"CUDA_VISIBLE_DEVICES": visible.partition(",")[0].strip()}
+def _visible(gpus: Sequence[int]) -> dict[str, str]:
+    """Say which GPUs a child may see: some of those that this process sees, by the names it was given."""
+    names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names[number] if names else str(number) for number in gpus)}
 
 
 def _free_port() -> int:

@@ -12,7 +12,11 @@ from typing import Any
 import psutil
 import pynvml
 
+from gemma_ft.monitor.hardware import container_memory
+
 Sample = dict[str, Any]
+HEAT = pynvml.nvmlClocksEventReasonSwThermalSlowdown | pynvml.nvmlClocksEventReasonHwThermalSlowdown
+"""The driver's reasons for lower clocks that mean heat. Others (a power limit, idleness) are normal."""
 
 
 class MachineSampler:
@@ -27,13 +31,13 @@ class MachineSampler:
 
     def sample(self, root_pid: int | None = None) -> Sample:
         """Return one sample; with `root_pid` also what that process and its descendants use."""
-        memory = psutil.virtual_memory()
+        used, total = _memory()
         disk = psutil.disk_usage(str(self._disk))
         return {
             "cpu_percent": psutil.cpu_percent(),
             "cores": self._cores,
-            "memory_used": memory.total - memory.available,
-            "memory_total": memory.total,
+            "memory_used": used,
+            "memory_total": total,
             "disk_used": disk.total - disk.free,
             "disk_total": disk.total,
             "gpus": [_gpu_sample(handle) for handle in self._gpus],
@@ -58,6 +62,22 @@ class MachineSampler:
         return {"cpu_percent": round(cpu, 1), "memory_used": resident}
 
 
+def _memory() -> tuple[int, int]:
+    """Return the bytes that are in use and cannot be given back, and all there are: of the machine, or of the container
+    where that may use less."""
+    memory = psutil.virtual_memory()
+    limit, used = container_memory()
+    return (used, limit) if limit < memory.total else (memory.total - memory.available, memory.total)
+
+
+def _clock_reasons(handle: Any) -> int:
+    """Ask why the clocks are lower than they could be; drivers before 535 know the question by its older name only."""
+    try:
+        return int(pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
+    except pynvml.NVMLError_FunctionNotFound:
+        return int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+
+
 def _gpu_handles() -> list[Any]:
     try:
         pynvml.nvmlInit()
@@ -66,7 +86,7 @@ def _gpu_handles() -> list[Any]:
         return []
 
 
-def _gpu_sample(handle: Any) -> dict[str, float | str | None]:
+def _gpu_sample(handle: Any) -> dict[str, float | bool | str | None]:
     """Read one GPU; a figure that this card does not report is `None`."""
 
     def read(query: Any, *arguments: Any) -> Any:
@@ -78,6 +98,7 @@ def _gpu_sample(handle: Any) -> dict[str, float | str | None]:
     use = read(pynvml.nvmlDeviceGetUtilizationRates)
     memory = read(pynvml.nvmlDeviceGetMemoryInfo)
     power = read(pynvml.nvmlDeviceGetPowerUsage)
+    reasons = read(_clock_reasons)
     return {
         "name": read(pynvml.nvmlDeviceGetName),
         "utilisation": use.gpu if use else None,
@@ -85,4 +106,5 @@ def _gpu_sample(handle: Any) -> dict[str, float | str | None]:
         "memory_total": memory.total if memory else None,
         "temperature": read(pynvml.nvmlDeviceGetTemperature, pynvml.NVML_TEMPERATURE_GPU),
         "power": power / 1000 if power is not None else None,
+        "throttled": bool(reasons & HEAT) if reasons is not None else None,
     }

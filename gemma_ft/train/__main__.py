@@ -17,6 +17,7 @@ from pathlib import Path
 from gemma_ft.data.prepare import prepare
 from gemma_ft.errors import ErrorReport, HubError
 from gemma_ft.events import FactWriter, read_facts
+from gemma_ft.failures import STOPPED, exit_code, explain
 from gemma_ft.hub.cards import model_card
 from gemma_ft.hub.upload import ensure_repo, upload_model
 from gemma_ft.redaction import redact_output
@@ -24,9 +25,9 @@ from gemma_ft.rundir import RunDir
 from gemma_ft.settings import Settings
 from gemma_ft.train import ranks
 from gemma_ft.train.control import Asked, Control, StopRequested
-from gemma_ft.train.failures import STOPPED, exit_code, explain
 from gemma_ft.train.progress import Progress
 from gemma_ft.train.resolve import resolve_model
+from gemma_ft.train.room import wait_until_written
 
 log = logging.getLogger("gemma_ft")
 
@@ -35,7 +36,8 @@ def main(path: str) -> int:
     """Train the run in this folder and return the exit code."""
     run = RunDir(Path(path))
     token = os.environ.get("HF_TOKEN")
-    redact_output(token)
+    secrets = (token, *run.secrets())
+    redact_output(*secrets)
     logging.basicConfig(
         level=logging.INFO if ranks.is_main() else logging.WARNING,
         format="%(asctime)s %(levelname)s %(message)s",
@@ -44,8 +46,9 @@ def main(path: str) -> int:
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.simplefilter("ignore", FutureWarning)
-    facts = FactWriter(run.events, secret=token)
+    facts = FactWriter(run.events, secrets=secrets)
     attempt = run.state().attempt
+    control: Control | None = None
     try:
         control = Control(run)
         outcome, error = train(run, Progress(facts, control, heard=ranks.is_main()), control)
@@ -57,11 +60,13 @@ def main(path: str) -> int:
         if ranks.lost_peer(exc):
             exc = ranks.PeerLost()
         if ranks.count() == 1 or not _is_told(run, attempt):
-            facts.append("result", sync=True, outcome="failed", attempt=attempt, error=explain(exc).model_dump())
+            facts.append("result", sync=True, outcome="failed", attempt=attempt, error=explain(exc, token).model_dump())
+            wait_until_written(facts, control)
         return exit_code(exc)
     if ranks.is_main():
         log.info("The run has %s", outcome)
         facts.append("result", sync=True, outcome=outcome, attempt=attempt, error=error and error.model_dump())
+        wait_until_written(facts, control)
     return 0 if outcome == "finished" else STOPPED
 
 
@@ -130,7 +135,7 @@ def publish(run: RunDir, repo: str, token: str | None, progress: Progress) -> Er
         progress.phase("publishing")
         url = upload_model(run.model, repo, token)
     except HubError as exc:
-        progress.warn(str(exc))
+        progress.warn(str(exc), kind=exc.report.kind)
         return exc.report.model_copy(update={"title": "Trained, but not published"})
     except StopRequested:
         return ErrorReport(
@@ -144,4 +149,4 @@ def publish(run: RunDir, repo: str, token: str | None, progress: Progress) -> Er
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    ranks.leave(main(sys.argv[1]))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from gemma_ft.rundir import RunDir
 from gemma_ft.train import ranks
 from gemma_ft.train.control import Asked, Control
 from gemma_ft.train.progress import Progress
+from gemma_ft.train.room import Room, settle
 
 log = logging.getLogger("gemma_ft")
 
@@ -107,7 +107,7 @@ class FactsCallback(TrainerCallback):
 
 
 class WishesCallback(TrainerCallback):
-    """Obeys requests to stop: with a checkpoint, except for a cancel."""
+    """Obeys requests to stop, with a checkpoint except for a cancel, and requests to save on the way."""
 
     def __init__(self, control: Control) -> None:
         self._control = control
@@ -122,6 +122,8 @@ class WishesCallback(TrainerCallback):
     ) -> TrainerControl:
         if asked := self._control.agreed():
             self._leave(control, asked)
+        elif self._control.saves_now():
+            control.should_save = True
         return control
 
     def on_substep_end(
@@ -178,33 +180,52 @@ class BestCallback(TrainerCallback):
 
 
 class CheckpointCallback(TrainerCallback):
-    """Moves each finished checkpoint into place and keeps only the newest ones, and the best if that is wanted."""
+    """Moves each finished checkpoint into place and keeps only the newest ones, and the best if that is wanted.
 
-    def __init__(self, run: RunDir, writing: Path, keep: int, progress: Progress, *, keep_best: bool = False) -> None:
-        self._run, self._writing, self._keep, self._progress = run, writing, keep, progress
+    The older ones go when `tidy` is called, once the newest has proven to be sound.
+    """
+
+    def __init__(
+        self, run: RunDir, writing: Path, keep: int, progress: Progress, room: Room, *, keep_best: bool = False
+    ) -> None:
+        self._run, self._writing, self._keep, self._progress, self._room = run, writing, keep, progress, room
         self._keep_best = keep_best
+        self._too_many = False
+        self._best = ""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         ranks.wait()  # Each process writes the state of its random numbers into it.
         if ranks.is_main():
             self._move(f"checkpoint-{state.global_step}", state)
 
+    def tidy(self) -> None:
+        """Delete the checkpoints that are not kept, if there are new ones since the last time."""
+        if self._too_many:
+            self._too_many = False
+            for old in checkpoints(self._run)[: -self._keep]:
+                if old.name != self._best:
+                    # Aside first: what a kill leaves of it is no checkpoint.
+                    self._writing.mkdir(exist_ok=True)
+                    shutil.rmtree(old.rename(self._writing / f"old-{old.name}"))
+
     def _move(self, name: str, state: TrainerState) -> None:
         (self._writing / name / "training_args.bin").unlink(missing_ok=True)
-        move_into_place(self._writing / name, self._run.checkpoints / name)
+        self._room.write(lambda: move_into_place(self._writing / name, self._run.checkpoints / name))
         self._progress.fact("checkpoint", sync=True, step=state.global_step, path=f"checkpoints/{name}")
-        best = f"checkpoint-{state.best_global_step}" if self._keep_best else ""
-        for old in checkpoints(self._run)[: -self._keep]:
-            if old.name != best:
-                shutil.rmtree(old)
+        self._best = f"checkpoint-{state.best_global_step}" if self._keep_best else ""
+        self._too_many = True
 
 
 class SamplesCallback(TrainerCallback):
-    """Asks the configured questions before the first step, at each evaluation and at the end."""
+    """Asks the configured questions before the first step, at each evaluation, at the end, and on request."""
 
-    def __init__(self, ask: Callable[[int], None]) -> None:
-        self._ask = ask
+    def __init__(self, ask: Callable[[int], None], control: Control, *, together: bool) -> None:
+        self._ask, self._control, self._together = ask, control, together
         self._asked_at = -1
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._control.samples_now(together=self._together):
+            self._once(state.global_step)
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._once(state.global_step)
@@ -224,15 +245,17 @@ class SamplesCallback(TrainerCallback):
 def checkpoints(run: RunDir) -> list[Path]:
     """Return the run's whole checkpoints, oldest first."""
     found = [path for path in run.checkpoints.glob("checkpoint-*") if path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step at which a checkpoint was written."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def move_into_place(written: Path, place: Path) -> None:
     """Put a folder that was written aside where it belongs, after its content has reached the disk."""
-    for path in written.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+    settle(written)
     shutil.rmtree(place, ignore_errors=True)
     place.parent.mkdir(parents=True, exist_ok=True)
     written.rename(place)

@@ -16,16 +16,14 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Literal, get_args
 
-import psutil
-
-from gemma_ft.rundir import ProcessId, RunDir
+from gemma_ft.failures import FAILED
+from gemma_ft.monitor.identity import is_alive
+from gemma_ft.rundir import RunDir
 from gemma_ft.train import ranks
-from gemma_ft.train.failures import FAILED
 
 Asked = Literal["interrupted", "stop", "cancel"]
 """What may be asked for; what comes later is stronger."""
 WATCH_SECONDS = 0.25
-CREATED_TOLERANCE_SECONDS = 1.0
 
 
 class StopRequested(BaseException):
@@ -53,10 +51,15 @@ class Control:
         """Return what was asked for, if anything; a lost supervisor asks to save and leave."""
         if wish := self._run.wished():
             return wish
-        if not _lives(self._supervisor) if self._supervisor else os.getppid() != self._parent:
+        if not is_alive(self._supervisor) if self._supervisor else os.getppid() != self._parent:
             return "interrupted"
         # The launcher ends the others when one process failed: that is no wish.
         return "stop" if self._terminated and ranks.count() == 1 else None
+
+    @property
+    def terminated(self) -> bool:
+        """Whether SIGTERM has come: the time that a stop may take is up."""
+        return self._terminated
 
     def agreed(self) -> Asked | None:
         """Return the strongest of what the processes that train together were asked for; all have to call it."""
@@ -64,6 +67,26 @@ class Control:
         asked = self.asked()
         found: Asked | None = (None, *words)[ranks.highest(words.index(asked) + 1 if asked else 0)]
         return found
+
+    def saves_now(self) -> bool:
+        """Tell whether a checkpoint is asked for on the way, and note that it is made; all processes have to call it.
+
+        The main one reads the wish, so all do the same.
+        """
+        asked = ranks.is_main() and self._run.requested("save_now")
+        if asked:
+            self._run.grant("save_now")
+        return ranks.highest(int(asked)) > 0
+
+    def samples_now(self, *, together: bool) -> bool:
+        """Tell whether answers are asked for on the way, and note that they are given.
+
+        Only the main process calls this, unless all answer `together`.
+        """
+        asked = ranks.is_main() and self._run.requested("sample_now")
+        if asked:
+            self._run.grant("sample_now")
+        return ranks.highest(int(asked)) > 0 if together else asked
 
     @contextmanager
     def at_steps_only(self) -> Iterator[None]:
@@ -100,16 +123,6 @@ class Control:
             if not self._told and self.asked() and not self._at_steps:
                 os.kill(os.getpid(), signal.SIGTERM)
             pause.wait(WATCH_SECONDS)
-
-
-def _lives(process: ProcessId) -> bool:
-    """Tell whether this very process still runs."""
-    try:
-        found = psutil.Process(process.pid)
-        same = abs(found.create_time() - process.created) < CREATED_TOLERANCE_SECONDS
-        return same and found.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _imports(frame: FrameType | None) -> bool:

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from gemma_ft.config import MOST_ACCUMULATED, RunConfig
-from gemma_ft.estimate.memory import decide_checkpointing
+from gemma_ft.errors import GemmaFtError
+from gemma_ft.estimate.memory import decide_checkpointing, decide_sharding
 from gemma_ft.estimate.workload import Workload
 from gemma_ft.events import read_facts
 from gemma_ft.monitor.hardware import this_machine
-from gemma_ft.rundir import RunDir
+from gemma_ft.rundir import KILLED_FOR_MEMORY, RunDir
 from gemma_ft.train.encode import EncodedPair, Row
 from gemma_ft.train.inspection import inspect
+from gemma_ft.train.progress import Progress
 from gemma_ft.train.trainers import Rows
 
 FACT_FIELDS = ("batch_size", "accumulation", "gradient_checkpointing")
@@ -34,21 +36,52 @@ class Less:
     said: str
 
 
-def fitted(run: RunDir, config: RunConfig, base_folder: Path, rows: Rows) -> RunConfig:
-    """Return the config with what earlier attempts had to change, and `settled`."""
+def fitted(run: RunDir, config: RunConfig, base_folder: Path, rows: Rows, progress: Progress) -> RunConfig:
+    """Return the config with what earlier attempts had to change, and `settled`.
+
+    After an attempt that the kernel killed for its memory it has one change more. Raises `KilledForMemory` when there
+    is nothing left to change.
+    """
     facts, _ = read_facts(run.events)
-    failures = [fact for fact in facts if fact.get("event") == "warning" and fact.get("kind") == "out_of_memory"]
-    if failures:
+    warnings = [fact for fact in facts if fact.get("event") == "warning"]
+    if failures := [fact for fact in warnings if fact.get("kind") == "out_of_memory"]:
         config = config.changed({f"training.{name}": failures[-1][name] for name in FACT_FIELDS})
-    return settled(config, base_folder, rows, run.path)
+    config = settled(config, base_folder, rows, run.path)
+    killed = {fact.get("attempt") for fact in warnings if fact.get("kind") == KILLED_FOR_MEMORY}
+    if run.state().attempt - 1 not in killed:
+        return config
+    less = needing_less(config)
+    if less is None:
+        raise KilledForMemory(config)
+    progress.warn(less.said, kind="out_of_memory", **less.changes)
+    return less.config
+
+
+class KilledForMemory(GemmaFtError):
+    """The kernel killed the training for its memory, and nothing smaller is left to try."""
+
+    kind = "memory"
+    title = "The kernel ended the training because memory ran out"
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(
+            f"The machine had no memory left for a batch of {config.training.batch_size}, and there is nothing smaller "
+            "to try.",
+            "End other programs, shorten the maximum length, or take a smaller model or a machine with more memory. "
+            "Resumed, the run tries once more as it is.",
+        )
 
 
 def settled(config: RunConfig, base_folder: Path, rows: Rows, disk: Path) -> RunConfig:
-    """Return the config with checkpointing on or off instead of auto, as the estimate for this machine has it."""
-    if config.training.gradient_checkpointing != "auto":
+    """Return the config with checkpointing and sharding on or off instead of auto, as the estimate has it."""
+    if "auto" not in (config.training.gradient_checkpointing, config.compute.sharding):
         return config
-    needed = decide_checkpointing(config, inspect(base_folder), workload_of(rows), this_machine(disk))
-    return config.changed({"training.gradient_checkpointing": "on" if needed else "off"})
+    given = inspect(base_folder), workload_of(rows), this_machine(disk)
+    decided = {
+        "training.gradient_checkpointing": decide_checkpointing(config, *given),
+        "compute.sharding": decide_sharding(config, *given),
+    }
+    return config.changed({name: "on" if on else "off" for name, on in decided.items()})
 
 
 def needing_less(config: RunConfig) -> Less | None:

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList, TextStreamer
 
 from gemma_ft.data.samples import Conversation
 from gemma_ft.sampling import Sampling
+from gemma_ft.train import ranks
 from gemma_ft.train.encode import encode_prompt
 
 
@@ -39,6 +40,13 @@ class _Stop(StoppingCriteria):
         return torch.full((input_ids.shape[0],), self._should_stop(), device=input_ids.device)
 
 
+class _AsMain(LogitsProcessor):
+    """Has every process choose its next token by the scores of the main one, so that none goes on alone."""
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        return ranks.as_main(scores)
+
+
 def answer(
     model: Any,
     tokenizer: Any,
@@ -47,8 +55,13 @@ def answer(
     *,
     on_text: Callable[[str], None] = lambda text: None,
     should_stop: Callable[[], bool] = lambda: False,
+    together: bool = False,
 ) -> tuple[str, int]:
-    """Return the answer and its number of tokens; `on_text` gets it in pieces, `should_stop` can end it early."""
+    """Return the answer and its number of tokens; `on_text` gets it in pieces, `should_stop` can end it early.
+
+    A model whose weights are spread answers `together`: all processes call this, and `should_stop` says the same in
+    each.
+    """
     prompt = torch.tensor([encode_prompt(conversation, tokenizer)], device=model.device)
     chance: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if sampling.temperature > 0:
@@ -69,6 +82,7 @@ def answer(
                 max_new_tokens=sampling.max_new_tokens,
                 streamer=_Pieces(tokenizer, on_text),
                 stopping_criteria=StoppingCriteriaList([_Stop(should_stop)]),
+                logits_processor=LogitsProcessorList([_AsMain()] if together else []),
                 pad_token_id=tokenizer.pad_token_id,
                 **chance,
             )

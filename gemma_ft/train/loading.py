@@ -129,15 +129,20 @@ def adapter_targets(model: Any, targets: Targets) -> str:
     raise ModelError("It has no layers that an adapter could be put on.", "Use the method without an adapter.")
 
 
-def save_result(model: Any, tokenizer: Any, folder: Path, origin: ModelConfig) -> None:
-    """Write an adapter, or full weights, with the tokenizer; an adapter names its base by the id, not by a folder."""
+def save_result(
+    model: Any, tokenizer: Any, folder: Path, origin: ModelConfig, whole: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Write an adapter, or full weights, with the tokenizer; an adapter names its base by the id, not by a folder.
+
+    The weights are those of the model, or `whole` when it holds only a part of them.
+    """
     if isinstance(model, PeftModel):
         model.peft_config["default"].base_model_name_or_path = origin.public_id
         model.peft_config["default"].revision = origin.revision
-        model.save_pretrained(folder, save_embedding_layers=False)
+        model.save_pretrained(folder, state_dict=whole, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)
     else:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=whole)
     tokenizer.save_pretrained(folder)
 
 

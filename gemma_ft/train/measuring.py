@@ -24,7 +24,9 @@ from transformers.trainer_callback import PrinterCallback
 
 from gemma_ft.config import RunConfig
 from gemma_ft.data.samples import Sample
+from gemma_ft.errors import ConfigError
 from gemma_ft.monitor.hardware import this_machine
+from gemma_ft.sharing import processes_for, shared_among
 from gemma_ft.train.encode import Encoded, EncodedPair, Row, encode_all
 from gemma_ft.train.fitting import settled
 from gemma_ft.train.loading import load_for_training, load_reference
@@ -84,13 +86,14 @@ def measure(
 ) -> Measurement:
     """Make three steps with the longest of the samples; `report` is told how many are done, and may raise to stop it.
 
-    Raises `ModelError`, `DataError`, and whatever an allocation that is refused raises.
+    Of several GPUs one is measured, with the rows that it would have. Raises `ModelError`, `DataError`, `ConfigError`,
+    and whatever an allocation that is refused raises.
     """
     gpus = this_machine(folder).gpus
     taken_before = gpus[0].memory - gpus[0].free if gpus else 0
     tokenizer = load_tokenizer(folder)
     rows, _ = encode_all(samples, tokenizer, config.training.max_length)
-    config = settled(config, folder, (rows, []), Path.cwd())
+    config = _part(config, folder, rows)
     per_step = config.training.batch_size * config.training.accumulation
     places = _places(rows, config)
     asked = list(islice(cycle(places), STEPS * per_step))
@@ -124,6 +127,18 @@ def measure(
         losses=tuple(clock.losses),
         gradient_checkpointing=config.training.gradient_checkpointing == "on",
     )
+
+
+def _part(config: RunConfig, folder: Path, rows: Sequence[Row]) -> RunConfig:
+    """Return the config of one process, settled. Raises `ConfigError` when the weights would be spread over several."""
+    whole = settled(config, folder, (rows, []), Path.cwd())
+    if whole.compute.sharding == "on":
+        raise ConfigError(
+            "The weights of this run are spread over several GPUs, and steps are measured on one.",
+            "Go by the estimate, or start the run.",
+        )
+    part = shared_among(processes_for(config, this_machine(folder)), whole)
+    return part.changed({"compute.processes": 1})
 
 
 def _peak(taken_before: int) -> int:

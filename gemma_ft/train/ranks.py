@@ -2,13 +2,16 @@
 
 Each has a rank; the main one (0) tells the world and writes the results. Promises that everything here is a matter of
 course in a trainer that is alone, and that sharing a batch changes nothing about a step: it is made of as many rows.
-Weights are copied to every process (DDP); they are not sharded yet. Imports torch only once there is something to
-agree on.
+Weights are copied to every process (DDP), unless `sharding` spreads them. Imports torch only once there is something
+to agree on.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
+from typing import Any, NoReturn
 
 from gemma_ft.config import RunConfig
 from gemma_ft.errors import ConfigError, GemmaFtError
@@ -49,24 +52,11 @@ def require_possible(config: RunConfig) -> None:
             f"compute.processes: {asked} GPUs are wanted, and this machine has fewer.",
             "Set it to 0 to use those that there are.",
         )
-
-
-def shared(config: RunConfig) -> RunConfig:
-    """Return the configuration of one process, so that a step of all together has the rows that it had of one.
-
-    Raises `ConfigError` when neither the rows of a batch nor the batches of a step can be divided.
-    """
-    number, training = count(), config.training
-    if training.batch_size % number == 0:
-        change = {"batch_size": training.batch_size // number}
-    elif training.accumulation % number == 0:
-        change = {"accumulation": training.accumulation // number}
-    else:
+    if config.compute.sharding == "on" and count() == 1:
         raise ConfigError(
-            f"training.batch_size: {training.batch_size} rows cannot be divided among {number} GPUs.",
-            f"Make it a multiple of {number}.",
+            "compute.sharding: there is one GPU to train on, and nothing to spread the weights over.",
+            "Set it to auto, or use more GPUs; their number has to divide the batch.",
         )
-    return config.model_copy(update={"training": training.model_copy(update=change)})
 
 
 def join() -> None:
@@ -91,9 +81,41 @@ def highest(value: int) -> int:
     return int(held.item())
 
 
+def of_each(value: int) -> list[int]:
+    """Return the value that each process gives, by rank. All of them have to call it."""
+    import torch
+
+    found: list[Any] = [None] * count()
+    torch.distributed.all_gather_object(found, value)
+    return found
+
+
+def as_main(values: Any) -> Any:
+    """Return the tensor that the main process gives. All of them have to call it, with tensors of one size."""
+    import torch
+
+    held = values.contiguous()
+    torch.distributed.broadcast(held, src=0)
+    return held
+
+
 def wait() -> None:
     """Wait until every process has come here."""
     highest(0)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process.
+
+    Of several none takes PyTorch apart first: now and then that crashes, and the launcher then ends the others, of
+    which one may still be saving.
+    """
+    if count() > 1:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def lost_peer(exc: BaseException) -> bool:

@@ -9,6 +9,8 @@ switch it off there). Does not run anything.
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,14 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from gemma_ft.config import RunConfig
 from gemma_ft.errors import ConfigError
+from gemma_ft.train import ranks, sharding
 from gemma_ft.train.callbacks import EvaluationStopped
 from gemma_ft.train.encode import Encoded, Row
 from gemma_ft.train.head import install_head
 from gemma_ft.train.loading import adapter_for, computing
 from gemma_ft.train.packing import PackingCollator, pack
+from gemma_ft.train.room import Room, checkpoint_bytes, settle
+from gemma_ft.train.spread_trainer import Spreading
 
 OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_8bit", "adafactor": "adafactor"}
 """Our names of optimizers and those of transformers."""
@@ -33,7 +38,42 @@ Rows = tuple[Sequence[Row], Sequence[Row]]
 
 
 class Stoppable(Trainer):
-    """A trainer whose evaluation can be stopped, and that writes no card of its own."""
+    """A trainer whose evaluation can be stopped, that knows its gradient's norm, waits for room to save, and writes no
+    card of its own."""
+
+    gradient_norm = 0.0
+    room: Room | None = None
+    """The disk to save on; a trainer that is only measured has none."""
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        """Remember the norm, which callbacks are not told."""
+        norm = super()._get_grad_norm(*args, **kwargs)
+        self.gradient_norm = float(norm)
+        return norm
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Forget a loss that is not finite once it is told; `Trainer` would carry it into all later ones."""
+        if not math.isfinite(logs.get("loss", 0.0)):
+            self._tr_loss.zero_()
+        super().log(logs, *args, **kwargs)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save as the library does, as often as it takes; the state of random numbers is not touched by it."""
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        save = super()._save_checkpoint
+
+        def save_whole() -> None:
+            save(model, trial)
+            if ranks.count() == 1:
+                settle(folder)
+
+        def undo() -> None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+        if self.room is None:
+            save(model, trial)
+        else:
+            self.room.write(save_whole, needed=checkpoint_bytes(self), undo=undo, together=True)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate; an evaluation that was stopped has no metrics."""
@@ -58,6 +98,14 @@ class PreferenceTuner(Stoppable, DPOTrainer):
         return dataset
 
 
+class SpreadTuner(Spreading, Tuner):
+    """A `Tuner` of a model whose weights are spread over the processes."""
+
+
+class SpreadPreferenceTuner(Spreading, PreferenceTuner):
+    """A `PreferenceTuner` of a model whose weights are spread over the processes."""
+
+
 def new_trainer(
     model: Any,
     reference: Callable[[], Any],
@@ -67,7 +115,7 @@ def new_trainer(
     writing: Path,
     *,
     in_order: bool = False,
-) -> Trainer:
+) -> Stoppable:
     """Return the trainer of a freshly loaded model; it puts the adapter on. `reference` loads the model once more.
 
     The rows are mixed anew in every epoch, unless they are wanted `in_order`.
@@ -86,21 +134,34 @@ def new_trainer(
     }
     shared = _arguments(config, writing, has_validation=len(validation) > 0)
     shared["train_sampling_strategy"] = "sequential" if in_order else "random"
-    trainer: Trainer
+    spreads = ranks.count() > 1 and config.compute.sharding == "on"
+    trainer: Stoppable
+    ref_model = None
     if config.method.objective == "sft":
         arguments = SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True})
         collator = PackingCollator(tokenizer.pad_token_id) if config.training.packing else None
-        trainer = Tuner(model=model, args=arguments, data_collator=collator, **parts)
+        trainer = (SpreadTuner if spreads else Tuner)(model=model, args=arguments, data_collator=collator, **parts)
     else:
         method = config.method
         preferences = DPOConfig(**shared, beta=method.beta, loss_type=[method.loss], disable_dropout=False)
         ref_model = reference() if config.method.adapter == "none" else None
-        trainer = PreferenceTuner(model=model, ref_model=ref_model, args=preferences, **parts)
-        if ref_model is not None:
-            install_head(ref_model)
-    install_head(trainer.model)
+        if ref_model is not None and spreads:
+            ref_model._is_accelerate_prepared = True  # or else it is put onto each GPU as a whole
+        kind = SpreadPreferenceTuner if spreads else PreferenceTuner
+        trainer = kind(model=model, ref_model=ref_model, args=preferences, **parts)
     if config.method.adapter != "none":
         _in_float32(trainer.model)
+    if spreads:
+        half = computing(config.model.precision) == torch.bfloat16
+        kept = {parameter.dtype for parameter in trainer.model.parameters() if parameter.requires_grad}
+        sharding.spread(trainer.model, mixed=half and torch.float32 in kept)
+    install_head(trainer.model)
+    if ref_model is not None:
+        if spreads:
+            sharding.spread_reference(ref_model)
+        install_head(ref_model)
+    if isinstance(trainer, Spreading):
+        trainer.accept_spread_model()
     return trainer
 
 

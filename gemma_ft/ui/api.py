@@ -31,8 +31,8 @@ def add_api(services: Services) -> None:
         return services.inspector.full_check(values, services.settings.hub_token)
 
     @shows_errors
-    def start_run(config: dict) -> str:  # type: ignore[type-arg]
-        return services.start(parse_config(config), services.settings.hub_token).run_id
+    def start_run(config: dict, request_id: str = "") -> str:  # type: ignore[type-arg]
+        return services.start(parse_config(config), services.settings.hub_token, request_id or None).run_id
 
     @shows_errors
     def runs() -> list:  # type: ignore[type-arg]
@@ -45,6 +45,7 @@ def add_api(services: Services) -> None:
 
     @shows_errors
     def stop_run(run_id: str, save: bool = True) -> dict:  # type: ignore[type-arg]
+        services.require_control()
         found = manager.stop(run_id, save=save)
         return summarise(found, manager.state(found))
 

@@ -28,14 +28,15 @@ from gemma_ft.ui.review_step import (
     pressed_changes,
 )
 from gemma_ft.ui.services import Services
-from gemma_ft.ui.wiring import QUEUED, QUIET, shows_errors
+from gemma_ft.ui.wiring import QUEUED, QUIET, REQUEST_ID, SHOW_RUN, shows_errors
 
 MODEL, DATA, METHOD, REVIEW = 1, 2, 3, 4
+REVIEWED = ("name", "publish.repo", "publish.private", "notify.url", "notify.when")
+"""Knobs that can be changed in the Review itself."""
 WELCOME = """### Tune a Gemma on your own examples
 Pick a Gemma, bring questions and answers, and watch it learn them on the Dashboard.<br>
 Then talk to the base and the tuned model side by side in the Playground, and publish the result.<br>
 **New here?** *Try it* fills everything in: a tiny Gemma that learns 50 capitals in about a minute, on any computer."""
-SHOW_RUN = "(run) => { window.gemmaWantedRun = run; window.gemmaDashboard?.show(run); }"
 
 
 class CreateTab:
@@ -58,7 +59,7 @@ class CreateTab:
                 MethodStep(self.form, services, self.token)
                 self._moves(METHOD, "Next: Review")
             with gr.Step("Review", id=REVIEW):
-                self.review = ReviewStep(self.form)
+                self.review = ReviewStep(self.form, services)
                 self._turn(self.review.back, METHOD)
 
     @property
@@ -83,26 +84,27 @@ def build_create(services: Services, tabs: gr.Tabs) -> gr.Textbox:
     started = gr.Textbox(visible="hidden", elem_id="started-run")
 
     @shows_errors
-    def press_start(reviewed: Any, token_typed: str, *held: Any) -> tuple[str, Any]:
+    def press_start(request: str, reviewed: Any, token_typed: str, *held: Any) -> tuple[str, Any]:
         values = form.values(held)
         if reviewed is None or reviewed["values"] != values or not reviewed["report"]["ok"]:
             raise ConfigError(
                 "The form has changed since it was reviewed.", "Wait for the Review, and press Start again."
             )
-        run = services.start(parse_config(values), services.token(token_typed))
+        run = services.start(parse_config(values), services.token(token_typed), request)
         return run.run_id, gr.Tabs(selected="dashboard")
 
     def fill() -> list[Any]:
         return [gr.Walkthrough(selected=REVIEW), None, None, *form.show(try_it())]
 
     wire_data_step(tab.data, services, tab.steps, tab.token)
-    changes = [tab.token.change, *(form[name].change for name in ("name", "publish.repo", "publish.private"))]
+    changes = [tab.token.change, *(form[name].change for name in REVIEWED)]
     filled = [tab.steps, tab.data.upload, tab.data.measured, *form.components]
     _wire_review(tab, services, [tab.steps.change, *changes], tab.try_it.click(fill, None, filled, **QUIET))
     starting = tab.review.start.click(
         press_start,
-        [tab.review.reviewed, *tab.held],
+        [started, tab.review.reviewed, *tab.held],
         [started, tabs],
+        js=REQUEST_ID,
         show_progress="minimal",
         api_visibility="private",
     )

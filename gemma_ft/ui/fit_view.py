@@ -34,11 +34,15 @@ def fit_html(fit: Fit | None, problem: Mapping[str, str] | None = None) -> str:
     needed = _span(memory["low"], memory["high"])
     headline = f"{VERDICTS[memory['fits']]}: {needed} of {size(memory['available'])} free {where}"
     again = "Activations are computed twice, to need less. " if fit["gradient_checkpointing"] else ""
+    together = (
+        f"{fit['processes']} processes train together, on a GPU each if there are any. " if fit["processes"] > 1 else ""
+    )
+    spread = "The weights are spread over them. " if fit["sharding"] else ""
     supposed = "" if fit["measured_data"] else "The data was not measured: half-full rows are supposed. "
     return (
         f'<div class="fit" data-fits="{memory["fits"]}"><h3>Will it run, how long, how much?</h3>'
         f'<p class="fit-headline">{escape(headline)}</p>{_bar(memory)}{_terms(memory)}'
-        f'<p class="hint">{again}{supposed}On {escape(fit["machine"]["name"])}.</p>'
+        f'<p class="hint">{together}{spread}{again}{supposed}On {escape(fit["machine"]["name"])}.</p>'
         f"{_plan(fit)}{_remedies(fit)}{_prices(fit)}</div>"
     )
 

@@ -34,7 +34,7 @@ class FollowedRun:
         self.log = LogLines(run.log)
         self.about = describe_run(run)
         self.alerts: list[Fact] = []
-        self._alerts = LineReader(run.path / "alerts.jsonl")
+        self._alerts = LineReader(run.alerts)
         self._lock = threading.Lock()
         self.config = _config(run)
         self._whole: tuple[int, int, dict[str, Any]] | None = None

@@ -38,10 +38,19 @@ LABELS = {
     "training.neftune_alpha": "NEFTune",
     "training.on_out_of_memory": "When memory runs out",
     "compute.processes": "GPUs together",
+    "compute.sharding": "Spread the weights",
     "evaluation.prompts": "Questions to ask while it trains (one a line)",
     "evaluation.max_new_tokens": "Longest answer",
+    "alerts.not_finite": "Numbers not finite",
+    "alerts.gpu_memory_full": "GPU memory full",
+    "alerts.gpu_throttled": "GPU too hot",
+    "alerts.gpu_idle": "GPU idle",
+    "alerts.stalled": "No sign of life",
+    "alerts.hub_unreachable": "Hub unreachable",
     "publish.repo": "Hub repository",
     "publish.private": "Private repository",
+    "notify.url": "ntfy topic or webhook",
+    "notify.when": "Tell",
 }
 OPTIONS: dict[str, list[tuple[str, str]]] = {
     "model.id": [(model.label, model.id) for model in CATALOG],
@@ -62,6 +71,7 @@ OPTIONS: dict[str, list[tuple[str, str]]] = {
         ("Standard: every weight", "none"),
     ],
     "training.on_out_of_memory": [("Go on with smaller batches", "smaller_batch"), ("Stop with an error", "stop")],
+    "notify.when": [("Only problems", "problems"), ("Problems and finished runs", "ended"), ("Every end", "all")],
 }
 TYPED = {"model.id", "data.id", "data.config", "data.split", "data.validation_split"}
 """Knobs with choices to pick from where anything else can be typed too."""

@@ -17,9 +17,9 @@ from gemma_ft.estimate.flavours import FLAVOURS
 from gemma_ft.estimate.plan import PEAKS, operations_per_token, peak_operations
 from gemma_ft.events import Fact
 from gemma_ft.hardware import Gpu, Machine
-from gemma_ft.jobs.launch import processes_for
 from gemma_ft.monitor.facts import RunFacts
 from gemma_ft.monitor.pace import RECENT, SPREAD, Pace
+from gemma_ft.sharing import processes_for
 from gemma_ft.ui.present import DASH, count, figure, rate, seconds, size
 
 ELAPSED, LEFT, PRICE = "elapsed", "left", "price"

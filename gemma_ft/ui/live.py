@@ -14,7 +14,7 @@ import threading
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -24,10 +24,12 @@ import orjson
 from gemma_ft.errors import RunNotFound
 from gemma_ft.events import Fact
 from gemma_ft.jobs.manager import JobManager
+from gemma_ft.jobs.notify import undelivered
 from gemma_ft.monitor.machine import MachineSampler
 from gemma_ft.monitor.machine_history import flat, totals
 from gemma_ft.monitor.pace import pace_of
-from gemma_ft.rundir import ACTIVE, RunDir
+from gemma_ft.rundir import ACTIVE, RunDir, RunState
+from gemma_ft.ui.actions import place_in_line, possible
 from gemma_ft.ui.followed import FollowedRun
 from gemma_ft.ui.kpis import LAYOUT, dollars_per_hour, figures
 from gemma_ft.ui.present import view
@@ -46,6 +48,7 @@ MOST_MARKS = 400
 MOST_ALERTS = 200
 MOST_OVERLAYS = 6
 OVERLAY_BUCKETS = 250
+WATCHES_ONLY = "This page only watches: another one controls the runs of this home. When it ends, this one takes over."
 SAMPLE_FIELDS = ("step", "prompt", "answer")
 COUNTED = ("rows", "evals", "samples", "marks", "alerts", "machine")
 
@@ -53,8 +56,9 @@ COUNTED = ("rows", "evals", "samples", "marks", "alerts", "machine")
 class LiveRuns:
     """Answers the browsers; remembers what it has read of each run, for all of them together."""
 
-    def __init__(self, manager: JobManager) -> None:
+    def __init__(self, manager: JobManager, *, in_control: Callable[[], bool] = lambda: True) -> None:
         self._manager = manager
+        self._in_control = in_control
         self._followed: OrderedDict[str, FollowedRun] = OrderedDict()
         self._listing: tuple[float, list[dict[str, str]], int] = (0.0, [], 0)
         self._ended: dict[str, tuple[int, str]] = {}
@@ -72,6 +76,10 @@ class LiveRuns:
         listing, version = self._list()
         next_cursor: Cursor = {"run": cursor.get("run"), "runs": version}
         news: dict[str, Any] = {"runs": listing} if version != cursor.get("runs") else {}
+        notice = None if self._in_control() else WATCHES_ONLY
+        next_cursor["notice"] = bool(notice)
+        if bool(notice) != bool(cursor.get("notice")):
+            news["notice"] = notice
         if "machine" in (cursor.get("want") or ()):
             sample = self._machine_now()
             news["machine"] = {"now": flat(sample), "totals": totals(sample)}
@@ -99,6 +107,7 @@ class LiveRuns:
             known = {}
             news |= {"reset": True, "layout": LAYOUT, "plotly": PLOTLY_ADDRESS}
         state = self._manager.state(followed.run)
+        place = place_in_line(self._order(), run_id) if state.status == "queued" else None
         with followed.facts.lock:
             self._add_points(followed, counts, news, after)
             pace = pace_of(followed.facts)
@@ -109,8 +118,10 @@ class LiveRuns:
                 has_model=followed.run.model.is_dir(),
                 now=time.time(),
                 pace=pace,
-                place=None,
+                place=place,
             )
+        said["warnings"] += undelivered(followed.run, state)
+        said["can"] = self._possible(followed, state, place)
         self._add_machine(followed, cursor, counts, news, after)
         with followed.facts.lock:
             shown = figures(followed.facts, pace, followed.config, followed.machine.last_sample())
@@ -123,6 +134,23 @@ class LiveRuns:
         if not news and all(after.get(name) == cursor.get(name) for name in after):
             return {"same": True}
         return {**news, "run": run_id, "now": round(time.time(), 2), "cursor": after}
+
+    def _possible(self, followed: FollowedRun, state: RunState, place: int | None) -> list[str]:
+        """Return what can be done now with a run, and `rescue` if there are runs that were interrupted."""
+        run, config, in_control = followed.run, followed.config, self._in_control()
+        can = possible(
+            state,
+            has_model=run.model.is_dir(),
+            asks=state.status == "training" and config is not None and bool(config.evaluation.prompts),
+            place=place,
+            waiting=len(self._order()) if place else 0,
+            in_control=in_control,
+        )
+        others = any(other["status"] == "interrupted" and other["id"] != run.run_id for other in self._list()[0])
+        return [*can, *(["rescue"] if in_control and others else [])]
+
+    def _order(self) -> list[str]:
+        return [run.run_id for run in self._manager.waiting()]
 
     def _add_points(self, followed: FollowedRun, counts: dict[str, int], news: dict[str, Any], after: Cursor) -> None:
         facts = followed.facts

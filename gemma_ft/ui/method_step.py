@@ -12,6 +12,7 @@ import gradio as gr
 
 from gemma_ft.config import RunConfig, parse_config
 from gemma_ft.estimate.presets import LABELS, PRESETS
+from gemma_ft.reactions import AlertsConfig
 from gemma_ft.ui.form import Form, flatten
 from gemma_ft.ui.present import escape
 from gemma_ft.ui.services import Services
@@ -32,6 +33,12 @@ GROUPS = {
         ("keep_checkpoints", "early_stopping", "keep_best"),
     ),
 }
+ALERTS = tuple(AlertsConfig.model_fields)
+ALERTS_IN_A_ROW = 3
+ABOUT_ALERTS = (
+    "A run is watched whether this page is open or not, and every alert is told. Besides that it can save a checkpoint "
+    "and go on, or stop, which saves one first."
+)
 
 
 class MethodStep:
@@ -61,8 +68,13 @@ class MethodStep:
                 for row in rows:
                     with gr.Row():
                         _knobs(form, "training", row)
+        with gr.Accordion("What alerts do", open=False):
+            gr.Markdown(ABOUT_ALERTS, elem_classes="about")
+            for first in range(0, len(ALERTS), ALERTS_IN_A_ROW):
+                with gr.Row():
+                    _knobs(form, "alerts", ALERTS[first : first + ALERTS_IN_A_ROW])
         with gr.Accordion("Several GPUs", open=False):
-            _knobs(form, "compute", ("processes",))
+            _knobs(form, "compute", ("processes", "sharding"))
         with gr.Accordion("Questions to ask while it trains", open=False), gr.Row():
             _knobs(form, "evaluation", ("prompts", "max_new_tokens"))
 

@@ -9,17 +9,21 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from gemma_ft import __version__
+from gemma_ft.ui.access import SameSiteOnly
 from gemma_ft.ui.api import add_api
+from gemma_ft.ui.bell import place_watcher
 from gemma_ft.ui.create import build_create
 from gemma_ft.ui.dashboard import build_dashboard
 from gemma_ft.ui.playground import build_playground
 from gemma_ft.ui.served import ASSETS, served
 from gemma_ft.ui.services import Services
+from gemma_ft.ui.tensorboard import tensorboard_routes
 
 TITLE = "Gemma fine-tuning"
 HEADER = f"""# {TITLE}
@@ -37,6 +41,7 @@ def build_page(services: Services) -> gr.Blocks:
                 dashboard = build_dashboard(services, token)
             with gr.Tab("Playground", id="playground", elem_id="tab-playground") as playground:
                 build_playground(services, playground, dashboard, token, tabs)
+        place_watcher(services)
         add_api(services)
         page.load(_tab_of_address, None, tabs, queue=False, show_progress="hidden", api_visibility="private")
     return page
@@ -54,7 +59,7 @@ def launch_options(services: Services) -> dict[str, Any]:
         "run_history": False,
         "enable_monitoring": False,
         "max_file_size": "200mb",
-        "app_kwargs": {"routes": routes(services)},
+        "app_kwargs": {"routes": routes(services), "middleware": [Middleware(SameSiteOnly)]},
     }
 
 
@@ -80,9 +85,13 @@ def theme() -> gr.themes.Base:
     )
 
 
-def routes(services: Services) -> list[Any]:
-    """Return the page's own routes: what its script needs, and a sign of life."""
-    return [*served(services.manager), Route("/healthz", _health)]
+def routes(services: Services) -> list[BaseRoute]:
+    """Return the page's own routes: what its script needs, TensorBoard, and a sign of life."""
+    return [
+        *served(services.manager),
+        Route("/healthz", _health),
+        *tensorboard_routes(services.settings.runs),
+    ]
 
 
 async def _health(_: Request) -> JSONResponse:

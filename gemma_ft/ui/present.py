@@ -13,12 +13,10 @@ from typing import Any
 
 from gemma_ft.monitor.facts import RunFacts
 from gemma_ft.monitor.pace import Pace, pace_of
-from gemma_ft.rundir import ACTIVE, RESUMABLE, RunState
+from gemma_ft.monitor.silence import patience
+from gemma_ft.rundir import ACTIVE, RunState
 
 DASH = "–"
-SILENT_SECONDS = 60.0
-SILENT_STEPS = 20
-"""A training is called silent after this time, or this many steps' time if that is longer."""
 COUNTDOWN = "{left}"
 """Stands in a sentence for the time until `clock.due_at`, which the browser counts down."""
 
@@ -46,8 +44,9 @@ def view(
 ) -> dict[str, Any]:
     """Return what the dashboard says of a run's state: one headline, one line of detail, the bar, what can be done.
 
-    `about` has the run's `name` and `model`; `place` is its place in the queue, from 1. Times that go on by themselves
-    are not in it but what they are counted from, in `clock` (unix seconds), so it changes only when something does.
+    `about` has the run's `name` and `model`; `place` is its place in line, 1 for the next one. Times that go on by
+    themselves are not in it but what they are counted from, in `clock` (unix seconds), so it changes only when the run
+    does.
     """
     active = state.status in ACTIVE
     pace = pace or pace_of(facts)
@@ -55,8 +54,8 @@ def view(
         "name": about["name"],
         "model": about["model"],
         "status": state.status,
-        "headline": _headline(state, has_model=has_model, place=place),
-        "detail": _detail(state, facts, now, pace),
+        "headline": _headline(state, has_model=has_model),
+        "detail": _detail(state, facts, now, pace, place),
         "progress": _progress(state, facts),
         "clock": _clock(state, facts, pace),
         "error": state.error.model_dump() if state.error else None,
@@ -64,10 +63,6 @@ def view(
         "warnings": facts.warnings[-5:],
         "published": facts.published.get("url"),
         "active": active,
-        "can_stop": active and (state.stop is None),
-        "can_cancel": active and (state.stop is None or state.stop.wish == "stop"),
-        "can_resume": state.status in RESUMABLE,
-        "can_chat": state.status == "finished" and has_model,
     }
 
 
@@ -154,9 +149,7 @@ def seconds(number: float | None) -> str:
     return f"{number:.2f} s" if number < 10 else f"{number:.1f} s" if number < 60 else duration(number)
 
 
-def _headline(state: RunState, *, has_model: bool, place: int | None) -> str:
-    if state.status == "queued" and place:
-        return "Next in line" if place == 1 else f"Number {place} in line"
+def _headline(state: RunState, *, has_model: bool) -> str:
     if state.status == "finished" and not has_model:
         return "Finished, but there is no model"
     if state.status == "failed" and state.error:
@@ -164,11 +157,11 @@ def _headline(state: RunState, *, has_model: bool, place: int | None) -> str:
     return HEADLINES[state.status]
 
 
-def _detail(state: RunState, facts: RunFacts, now: float, pace: Pace) -> str:
+def _detail(state: RunState, facts: RunFacts, now: float, pace: Pace, place: int | None) -> str:
     """Say in one line what is going on, or what can be done next."""
     saved = f" The last checkpoint is of step {facts.checkpoint:,}." if facts.checkpoint else ""
     if state.status == "queued":
-        return "It starts by itself when the machine is free."
+        return f"Number {place} in line; it starts by itself when a device is free." if place else ""
     if state.status == "stopping":
         if state.stop and state.stop.next_rung_at:
             saving = "Saving a checkpoint" if state.stop.wish == "stop" else "Leaving without saving"
@@ -190,8 +183,8 @@ def _silence(state: RunState, facts: RunFacts, now: float, pace: Pace) -> str:
     if state.status != "training" or facts.newest is None:
         return ""
     quiet = now - facts.newest
-    each = 1 / pace.steps_per_second if pace.steps_per_second else 0.0
-    return f" No sign of life for {duration(quiet)}." if quiet > max(SILENT_SECONDS, SILENT_STEPS * each) else ""
+    each = 1 / pace.steps_per_second if pace.steps_per_second else None
+    return f" No sign of life for {duration(quiet)}." if quiet > patience(each) else ""
 
 
 def _progress(state: RunState, facts: RunFacts) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from gemma_ft.config import RunConfig, parse_config
 from gemma_ft.errors import GemmaFtError
 from gemma_ft.ui.fit_view import doctor_html, fit_html, measured_html
 from gemma_ft.ui.form import Form
+from gemma_ft.ui.notify_step import NotifyStep
 from gemma_ft.ui.present import escape, problems_markdown
 from gemma_ft.ui.services import Services
 from gemma_ft.ui.wiring import PRESSES
@@ -28,7 +29,7 @@ LOOKING = '<div class="fit"><p class="hint">Reckoning …</p></div>'
 class ReviewStep:
     """The step's components, laid out when this is made inside the step."""
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: Form, services: Services) -> None:
         self.verdict = gr.Markdown(elem_id="review-verdict")
         form["name"].render()
         self.fit = gr.HTML(js_on_load=PRESSES, apply_default_css=False, elem_id="review-fit")
@@ -39,6 +40,7 @@ class ReviewStep:
         with gr.Accordion("Publish to the Hugging Face Hub (optional)", open=False):
             form["publish.repo"].render()
             form["publish.private"].render()
+        NotifyStep(form, services)
         with gr.Row(elem_classes="button-row"):
             self.back = gr.Button("Back")
             self.start = gr.Button("Start training", variant="primary", elem_id="start-button", interactive=False)
@@ -58,7 +60,8 @@ def check_values(services: Services, values: dict[str, Any], token_typed: str | 
     except GemmaFtError as exc:
         return f"### Not ready yet\n\n{problems_markdown(refused(exc)['problems'])}", "", None
     heading = "Checking" if report["ok"] else "Not ready yet"
-    return _verdict(heading, config, report), config.to_yaml(), report
+    kept_back = "# notify.url is set; it is not shown.\n" if config.notify.url else ""
+    return _verdict(heading, config, report), config.to_yaml() + kept_back, report
 
 
 def plan_values(

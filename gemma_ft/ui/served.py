@@ -21,6 +21,7 @@ from starlette.types import Scope
 
 from gemma_ft.errors import RunNotFound
 from gemma_ft.jobs.manager import JobManager
+from gemma_ft.ui.access import allowed
 
 ASSETS = Path(__file__).parent / "assets"
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
@@ -42,8 +43,8 @@ class Scripts(StaticFiles):
 def served(manager: JobManager) -> list[BaseRoute]:
     """Return the routes."""
 
-    def log(request: Request) -> Response:
-        if not allowed(request):
+    async def log(request: Request) -> Response:
+        if not await allowed(request):
             return PlainTextResponse("Sign in first.", 401)
         try:
             run = manager.open(request.path_params["run_id"])
@@ -80,16 +81,6 @@ class Library:
         if self._compressed is None:
             self._compressed = gzip.compress(self._path.read_bytes(), 6)
         return Response(self._compressed, media_type="text/javascript", headers=headers | {"Content-Encoding": "gzip"})
-
-
-def allowed(request: Request) -> bool:
-    """Tell whether this request may see runs: anybody, where the page has no sign-in, else who has signed in."""
-    app = request.app
-    if getattr(app, "auth", None) is None and getattr(app, "auth_dependency", None) is None:
-        return True
-    cookies, name = request.cookies, getattr(app, "cookie_id", "")
-    token = cookies.get(f"access-token-{name}") or cookies.get(f"access-token-unsecure-{name}")
-    return token is not None and getattr(app, "tokens", {}).get(token) is not None
 
 
 def answer(values: dict[str, Any]) -> Response:

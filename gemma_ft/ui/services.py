@@ -11,18 +11,20 @@ import secrets
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gemma_ft.config import DEMO_MODEL, RunConfig, parse_config
 from gemma_ft.engine.client import EngineClient
-from gemma_ft.errors import ConfigError, RunBusy
+from gemma_ft.errors import ConfigError, GemmaFtError, RunBusy
 from gemma_ft.jobs.manager import JobManager
+from gemma_ft.jobs.ownership import Ownership
 from gemma_ft.jobs.spawn import PROJECT_ROOT, own_environment
 from gemma_ft.rundir import RunDir
 from gemma_ft.settings import Settings, clean_token
+from gemma_ft.webhook import parse_webhook
 
 WATCH_SECONDS = 1.0
 
@@ -36,6 +38,7 @@ class Services:
 
     settings: Settings
     manager: JobManager = field(init=False)
+    ownership: Ownership = field(init=False)
     engine: EngineClient = field(init=False)
     inspector: EngineClient = field(init=False)
     measurer: EngineClient = field(init=False)
@@ -44,6 +47,8 @@ class Services:
     def __post_init__(self) -> None:
         environment = self._environment()
         object.__setattr__(self, "manager", JobManager(self.settings))
+        address = f"the page on port {self.settings.port}"
+        object.__setattr__(self, "ownership", Ownership(self.settings.home / "app.lock", address))
         for name in ("engine", "inspector", "measurer"):
             client = EngineClient(self.settings.engine_log(name), environment, PROJECT_ROOT)
             object.__setattr__(self, name, client)
@@ -56,29 +61,64 @@ class Services:
         """Where uploaded data is kept, so that a run can be repeated."""
         return self.settings.home / "uploads"
 
-    def start(self, config: RunConfig, hub_token: str | None) -> RunDir:
-        """Free the engine and start the run. Raises `ConfigError`, `RunBusy`."""
+    def start(self, config: RunConfig, hub_token: str | None, request: str | None = None) -> RunDir:
+        """Free the engine and start the run, or queue it. Raises `ConfigError`, `RunBusy`."""
+        self.require_control()
         self.admit(config)
         self._free_engine()
-        return self.manager.start(config, hub_token=hub_token)
+        return self.manager.start(config, hub_token=hub_token, request=request)
 
     def resume(self, run_id: str, hub_token: str | None) -> RunDir:
-        """Free the engine and resume the run. Raises `RunNotFound`, `RunBusy`."""
+        """Free the engine and resume the run, or queue it. Raises `RunNotFound`, `RunBusy`."""
+        self.require_control()
         self.manager.open(run_id)
         self._free_engine()
         return self.manager.resume(run_id, hub_token=hub_token)
 
+    def continue_run(self, run_id: str, epochs: float, hub_token: str | None, request: str | None = None) -> RunDir:
+        """Train a finished run further, as a new run. Raises `RunNotFound`, `RunBusy`, `ConfigError`."""
+        self.require_control()
+        self._free_engine()
+        return self.manager.continue_run(run_id, epochs, hub_token=hub_token, request=request)
+
+    def rescue(self, hub_token: str | None) -> list[RunDir]:
+        """Resume every run that was interrupted; return them. Raises `RunBusy`."""
+        self.require_control()
+        runs = self.manager.interrupted()
+        return [self.manager.resume(run.run_id, hub_token=hub_token) for run in runs]
+
+    def in_control(self) -> bool:
+        """Tell whether this page controls the runs of its home, taking control if nobody has it."""
+        return self.ownership.take()
+
+    def require_control(self) -> None:
+        """Raise `RunBusy` if another page controls the runs of this home."""
+        self.ownership.require()
+
     def watch(self) -> None:
-        """Free the engine also when a run is started elsewhere, from a terminal; returns at once."""
+        """Keep the runs and the engine in order while the page lives; returns at once.
+
+        Runs that have lost their processes are concluded, queued ones keep somebody who waits for them, and the engine
+        is freed also when a run begins by itself or from a terminal. At the start interrupted runs are resumed if the
+        settings say so.
+        """
 
         def look() -> None:
-            pause = threading.Event()
-            while not pause.wait(WATCH_SECONDS):
-                if self.manager.active() is not None:
-                    self.engine.close()
-                    self.measurer.close()
+            pause, at_start = threading.Event(), self.settings.auto_resume
+            while True:
+                # What one look cannot do (a full disk, another start that takes long) the next one does.
+                with suppress(OSError, GemmaFtError):
+                    if self.in_control():
+                        self.manager.reconcile()
+                        if at_start:
+                            at_start = False
+                            self.manager.rescue(hub_token=self.settings.hub_token)
+                    if self.manager.active() is not None:
+                        self.engine.close()
+                        self.measurer.close()
+                pause.wait(WATCH_SECONDS)
 
-        threading.Thread(target=look, name="free the engine", daemon=True).start()
+        threading.Thread(target=look, name="watch the runs", daemon=True).start()
 
     def _free_engine(self) -> None:
         """Give the engine's memory to a run that is about to start, unless another run forbids that anyway."""
@@ -103,6 +143,8 @@ class Services:
         for path in (config.data.path, config.data.validation_path):
             if path and not Path(path).resolve().is_relative_to(self.uploads.resolve()):
                 raise ConfigError("On a Space the data must be an uploaded file.", "Upload the file in the Data step.")
+        if config.notify.url and not parse_webhook(config.notify.url).encrypted:
+            raise ConfigError("On a Space notices are sent over https only.", "Begin the address with https://.")
         if config.model.id != DEMO_MODEL and (config.model.is_path or Path(config.model.id).exists()):
             raise ConfigError("On a Space the model cannot be a local folder.", "Give the id of a model on the Hub.")
 

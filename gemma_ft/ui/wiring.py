@@ -36,6 +36,20 @@ element.addEventListener("click", (event) => {
 """For `gr.HTML(js_on_load=...)`: a press of a button inside that carries changes (JSON: knobs and values) becomes the
 event `pressed`."""
 
+REQUEST_ID = """(request, ...rest) => {
+  window.gemmaRequest ??= Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16)).join("");
+  return [window.gemmaRequest, ...rest];
+}"""
+"""For the first input of a button that makes a run: the name of this request. A second press before the answer has the
+same one, so it makes no second run."""
+
+SHOW_RUN = """(run) => {
+  window.gemmaRequest = undefined;
+  window.gemmaWantedRun = run;
+  window.gemmaDashboard?.show(run);
+}"""
+"""For what follows such a button: show the run that was made; the next press is another request."""
+
 QUEUED: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 """A handler of the page that yields, or says something with `gr.Info`: both need Gradio's queue."""
 

@@ -16,8 +16,8 @@ from conftest import ROOT, wait_until
 from gemma_ft.engine.client import EngineClient
 from gemma_ft.errors import EngineError
 from gemma_ft.jobs.manager import JobManager
-from gemma_ft.jobs.processes import identify
 from gemma_ft.jobs.spawn import own_environment
+from gemma_ft.monitor.identity import identify
 from gemma_ft.rundir import RunDir, create_run
 from gemma_ft.sampling import Sampling
 from gemma_ft.settings import Settings

@@ -11,13 +11,14 @@ import pytest
 from estimate.shapes import ROWS, SIZES, config, machine, shape
 from gemma_ft.config import RunConfig, parse_config
 from gemma_ft.estimate.flavours import FLAVOURS, cheapest, live_flavours, price_list
-from gemma_ft.estimate.memory import decide_checkpointing, estimate_memory
+from gemma_ft.estimate.memory import decide_checkpointing, decide_sharding, estimate_memory
 from gemma_ft.estimate.plan import optimizer_steps, plan_run
 from gemma_ft.estimate.presets import LABELS, PRESETS, Preset, preset
 from gemma_ft.estimate.remedies import remedies
 from gemma_ft.estimate.workload import Workload, sequences
 
 ONE_B, FOUR_B, TINY = "google/gemma-3-1b-it", "google/gemma-3-4b-it", "demo/gemma-3-tiny"
+TWELVE_B = "google/gemma-3-12b-it"
 GIB = 2**30
 
 
@@ -269,3 +270,77 @@ def test_the_presets_differ_in_what_they_are_for() -> None:
     few = made("balanced", workload=replace(ROWS, train_rows=20))
     assert few.training.batch_size * few.training.accumulation == 4
     assert set(LABELS) == set(PRESETS)
+
+
+def on_gpus(flavour: str, **knobs: Any) -> tuple[RunConfig, Any]:
+    """A config with knobs of the section `compute` too, and a machine."""
+    compute = {name: knobs.pop(name) for name in ("processes", "sharding") if name in knobs}
+    return config(**knobs).changed({f"compute.{name}": value for name, value in compute.items()}), machine(flavour)
+
+
+def terms_of(given: RunConfig, model: str, where: Any) -> dict[str, int]:
+    return {term.name: term.low for term in estimate_memory(given, shape(model), ROWS, where).terms}
+
+
+def test_each_of_several_gpus_needs_memory_for_its_own_rows() -> None:
+    """With copies of the weights it is the run of one GPU on its rows, and the gradients that are exchanged."""
+    off = {"gradient_checkpointing": "off"}
+    _, four = on_gpus("l4x4")
+    for rows, of_one in (({"batch_size": 8}, 2), ({"batch_size": 1, "accumulation": 4}, 1)):
+        one = terms_of(config(batch_size=of_one, **off), ONE_B, machine("l4x1"))
+        terms = terms_of(config(**rows, **off), ONE_B, four)
+        assert terms.pop("exchange") == one["gradients"]
+        assert terms["runtime"] >= one["runtime"]
+        assert terms | {"runtime": 0} == one | {"runtime": 0}
+
+
+def test_several_gpus_are_faster_and_make_the_same_steps() -> None:
+    given = config(batch_size=8, gradient_checkpointing="off")
+    one, four = (plan_run(given, shape(ONE_B), ROWS, machine(name)) for name in ("a100-large", "a100x4"))
+    assert four.steps == one.steps
+    assert one.seconds_high / 4 < four.seconds_high < one.seconds_high / 2
+
+
+def test_weights_that_are_spread_are_divided_but_for_what_is_gathered() -> None:
+    whole, where = on_gpus("a100x4", adapter="none", batch_size=4, sharding="off")
+    parts = whole.changed({"compute.sharding": "on"})
+    before, after = terms_of(whole, FOUR_B, where), terms_of(parts, FOUR_B, where)
+    for name in ("weights", "gradients", "optimizer"):
+        assert after[name] == -(-before[name] // 4)
+    four_b = shape(FOUR_B)
+    assert after["gathered"] > four_b.embedding * 4
+    assert "gathered" not in before
+    assert sum(after.values()) < sum(before.values())
+
+
+def test_weights_are_spread_only_when_copies_do_not_fit() -> None:
+    def decided(model: str, where: str, **knobs: Any) -> bool:
+        given, on = on_gpus(where, adapter="none", batch_size=8, **knobs)
+        return decide_sharding(given, shape(model), ROWS, on)
+
+    assert not decided(ONE_B, "a100x4")
+    assert decided(TWELVE_B, "a100x8")
+    assert decided(ONE_B, "a100x4", sharding="on")
+    assert not decided(TWELVE_B, "a100x8", sharding="off")
+    assert not decided(TWELVE_B, "a100-large")
+    assert not decided(TWELVE_B, "a100x8", processes=1)
+    assert not decided(TWELVE_B, "cpu-upgrade", processes=2)
+    assert not decided(TWELVE_B, "a100x8", optimizer="adamw_8bit")
+    fits, where = on_gpus("a100x8", adapter="none", batch_size=8)
+    assert estimate_memory(fits, shape(TWELVE_B), ROWS, where).fits == "fits"
+
+
+def test_processes_without_a_gpu_share_the_memory() -> None:
+    two, where = on_gpus("cpu-upgrade", batch_size=2, processes=2)
+    assert estimate_memory(two, shape(TINY), ROWS, where).available == where.memory_free // 2
+
+
+def test_spreading_is_offered_where_it_is_switched_off() -> None:
+    given, where = on_gpus("a100x8", adapter="none", batch_size=8, sharding="off", gradient_checkpointing="on")
+    offered = [
+        remedy for remedy in remedies(given, shape(TWELVE_B), ROWS, where) if "compute.sharding" in remedy.changes
+    ]
+    assert [remedy.fits for remedy in offered] == ["fits"]
+    on = given.changed({"compute.sharding": "on", "training.max_length": 131_072})
+    for remedy in remedies(on, shape(TWELVE_B), replace(ROWS, longest=100_000), where):
+        on.changed(remedy.changes)

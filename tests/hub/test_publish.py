@@ -15,6 +15,7 @@ from conftest import wait_for_end, wait_until
 from gemma_ft import recipes
 from gemma_ft.config import ModelConfig, PublishConfig, RunConfig
 from gemma_ft.errors import EngineError
+from gemma_ft.events import read_facts
 from gemma_ft.jobs.manager import JobManager
 from gemma_ft.rundir import RunDir, RunState
 from gemma_ft.sampling import Sampling
@@ -102,7 +103,7 @@ def test_a_push_that_cannot_work_is_told_before_anything_is_trained(
     _, state = run_to_end(settings, short_run(repo=repo), token)
     assert state.status == "failed"
     assert state.error is not None
-    assert state.error.kind == "hub"
+    assert state.error.kind == "token"
     assert said in state.error.what_happened
     assert not settings.models.exists()
 
@@ -115,6 +116,9 @@ def test_a_push_that_fails_at_the_end_keeps_the_model_and_says_so(hub: HubServer
     assert state.error is not None
     assert state.error.title == "Trained, but not published"
     assert (run.model / "adapter_model.safetensors").exists()
+    (alert,) = read_facts(run.alerts)[0]
+    assert alert["rule"] == "hub_unreachable"
+    assert "status 403" in alert["message"]
 
 
 @pytest.mark.train
@@ -168,32 +172,3 @@ def test_a_gated_model_can_be_talked_to_with_the_token_that_was_given_for_it(
         assert end["event"] == "end"
     finally:
         services.engine.close()
-
-
-@pytest.mark.parametrize(
-    ("model", "token", "said", "advice"),
-    [
-        ("ada/gated", "hf_reader", "gated", "licence"),
-        ("ada/gated", None, "gated", "licence"),
-        ("ada/missing", TOKEN, "no model", "spelling"),
-        ("ada/gated", "hf_unknown", "refused", "token"),
-        ("ada/--bad--", TOKEN, "no model", "spelling"),
-    ],
-)
-def test_a_model_that_may_not_be_read_says_why_and_what_to_do(
-    hub: HubServer, settings: Settings, model: str, token: str | None, said: str, advice: str
-) -> None:
-    hub.add_repo("ada/gated", {"config.json": b'{"model_type": "gemma3_text"}'}, gated=True)
-    _, state = run_to_end(settings, short_run(model=model), token)
-    assert state.status == "failed"
-    assert state.error is not None
-    assert state.error.kind == "model"
-    assert said in state.error.what_happened
-    assert advice in state.error.what_to_do
-
-
-def test_no_network_is_told_as_such(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    _, state = run_to_end(settings, short_run(model="google/gemma-3-1b-it"), None)
-    assert state.error is not None
-    assert "could not be reached" in state.error.what_happened

@@ -172,5 +172,12 @@ class HubServer:
         """
         self._app.failures.append(Failure(path_prefix, status, times, method, dict(headers or {})))
 
+    def cut_next(self, path_prefix: str, times: int = 1) -> None:
+        """Close the connection in the middle of the next `times` answers to GET for paths that start so.
+
+        The client goes on where it was; it gives up after six answers in a row without a byte more.
+        """
+        self._app.failures.append(Failure(path_prefix, 0, times, "GET"))
+
     def _repo(self, repo_id: str, repo_type: str) -> Repo:
         return self._world.repos[repo_type, repo_id]

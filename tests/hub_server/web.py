@@ -35,7 +35,7 @@ class Seen(NamedTuple):
 
 @dataclass
 class Failure:
-    """An answer that the next requests get instead of the true one."""
+    """An answer that the next requests get instead of the true one; status 0 is the true one, cut off at half."""
 
     prefix: str
     status: int
@@ -78,8 +78,23 @@ class HubApp:
             await self._inner({**scope, "path": path}, receive, counted)
             return
         failure.times -= 1
+        if failure.status == 0:
+            await self._inner({**scope, "path": path}, receive, _cut(counted))
+            return
         refusal = HubError(failure.status, "injected failure", headers=failure.headers)
         await _refuse(refusal)(scope, receive, counted)
+
+
+def _cut(send: Send) -> Send:
+    """Send the head and half of the body, then leave; the server closes the connection."""
+
+    async def cut(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await send(message)
+        elif body := message.get("body", b"")[: len(message.get("body", b"")) // 2]:
+            await send({**message, "body": body, "more_body": True})
+
+    return cut
 
 
 def _refuse(error: HubError) -> Response:

@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 
 from conftest import wait_until
-from gemma_ft.jobs.processes import identify, is_alive, signal_group
+from gemma_ft.jobs.processes import signal_group
 from gemma_ft.jobs.spawn import child_environment, spawn
+from gemma_ft.monitor.identity import identify, is_alive
 from gemma_ft.rundir import ProcessId
 
 PRINT_ENVIRONMENT = "import json, os, sys; print(json.dumps([dict(os.environ), sys.argv, os.getsid(0) == os.getpid()]))"
@@ -38,7 +39,9 @@ def test_a_process_is_known_by_pid_and_creation_time() -> None:
     assert is_alive(me)
     assert not is_alive(None)
     assert me is not None
-    assert not is_alive(ProcessId(pid=me.pid, created=me.created - 60))
+    assert not is_alive(me.model_copy(update={"created": me.created - 60}))
+    assert not is_alive(me.model_copy(update={"boot": "another life of the machine"}))
+    assert not is_alive(ProcessId(pid=me.pid, created=me.created)) or not me.boot
 
 
 def test_a_zombie_is_dead() -> None:

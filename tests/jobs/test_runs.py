@@ -18,8 +18,8 @@ from gemma_ft.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from gemma_ft.errors import RunBusy, RunNotFound
 from gemma_ft.events import read_facts
 from gemma_ft.jobs.manager import JobManager
-from gemma_ft.jobs.processes import identify, is_alive
 from gemma_ft.monitor.facts import RunFacts
+from gemma_ft.monitor.identity import identify, is_alive
 from gemma_ft.monitor.summary import summarise
 from gemma_ft.rundir import RunDir, create_run
 from gemma_ft.settings import Settings
@@ -83,12 +83,15 @@ def test_a_model_that_is_no_gemma_is_refused(settings: Settings, tmp_path: Path)
     assert "'llama'" in state.error.what_happened
 
 
-def test_a_second_run_is_refused_while_one_is_going_on(settings: Settings) -> None:
+def test_a_second_run_waits_its_turn_and_a_stop_takes_it_out_of_the_line(settings: Settings) -> None:
     manager = JobManager(settings)
     run = start_until(manager, LONG, "building")
-    with pytest.raises(RunBusy, match=run.run_id):
-        manager.start(LONG)
-    assert len(manager.runs()) == 1
+    second = manager.start(LONG)
+    assert manager.state(second).status == "queued"
+    assert manager.waiting() == [second]
+    manager.stop(second.run_id)
+    assert wait_for_end(manager, second, timeout=30).status == "stopped"
+    assert manager.waiting() == []
     manager.stop(run.run_id, save=False)
     wait_for_end(manager, run)
     with pytest.raises(RunBusy, match="already ended"):
@@ -239,7 +242,6 @@ def test_a_stop_that_is_asked_before_the_supervisor_has_begun_is_not_forgotten(s
     manager = JobManager(settings)
     run = create_run(settings.runs, LONG)
     manager.stop(run.run_id)
-    manager._supervise(run, None)
     assert wait_for_end(manager, run, timeout=30).status == "stopped"
     assert RunFacts(run.events).refresh().steps == []
 

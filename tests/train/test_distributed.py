@@ -14,11 +14,11 @@ from conftest import wait_for_end, wait_until
 from gemma_ft import recipes
 from gemma_ft.config import ComputeConfig, EvaluationConfig, RunConfig
 from gemma_ft.hardware import Gpu, Machine
-from gemma_ft.jobs.launch import processes_for
 from gemma_ft.jobs.manager import JobManager
 from gemma_ft.monitor.facts import RunFacts
 from gemma_ft.rundir import RunDir
 from gemma_ft.settings import Settings
+from gemma_ft.sharing import processes_for
 
 
 def config_with(compute: ComputeConfig, **training: Any) -> RunConfig:
@@ -136,3 +136,4 @@ def test_what_cannot_be_shared_is_refused_in_words(demo_settings: Settings) -> N
     assert state.status == "failed"
     assert state.error is not None
     assert state.error.kind == "config"
+    assert "cannot be divided" in state.last_line, "what the launcher prints around it hides the reason"

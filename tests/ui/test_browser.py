@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 from conftest import App, wait_for_end, wait_until
 from contrast import CONTRAST
 from gemma_ft import recipes
-from gemma_ft.jobs.processes import is_alive
+from gemma_ft.monitor.identity import is_alive
 from gemma_ft.settings import Settings
 
 pytestmark = [pytest.mark.browser, pytest.mark.train]

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.browser
 LAST = "() => window.gemmaDashboard?.curves.lastStep ?? 0"
 DRAWN = "() => document.querySelector('#loss-chart')?.data?.[1]?.x?.length ?? 0"
 RANGE = "() => document.querySelector('#loss-chart').layout.xaxis.range.map(Math.round)"
-BUTTONS = ("stop", "cancel", "resume", "playground")
+BUTTONS = ("stop", "cancel", "save", "sample", "leave", "resume", "playground", "continue")
 SECONDS = 60_000
 
 
@@ -91,14 +91,14 @@ def test_each_state_has_one_truth_and_only_the_buttons_that_make_sense(app: App,
     }
     buttons = {
         "preparing": {"stop", "cancel"},
-        "training": {"stop", "cancel"},
+        "training": {"stop", "cancel", "save", "sample"},
         "stopping": {"cancel"},
-        "finished": {"playground"},
+        "finished": {"playground", "continue"},
         "useless": set(),
         "stopped": {"resume"},
         "failed": {"resume"},
         "interrupted": {"resume"},
-        "queued": {"stop", "cancel"},
+        "queued": {"leave"},
     }
     page = show(states["training"][0])
     for name, (written, headline) in states.items():

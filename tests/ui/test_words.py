@@ -16,6 +16,7 @@ from gemma_ft.monitor.log import read_log
 from gemma_ft.monitor.summary import last_step
 from gemma_ft.rundir import RunState, StopProgress
 from gemma_ft.settings import Settings
+from gemma_ft.ui.actions import possible
 from gemma_ft.ui.form import LEFT_OUT, Form
 from gemma_ft.ui.model_step import describe_model
 from gemma_ft.ui.present import count, duration, escape, rate, seconds, view
@@ -75,21 +76,21 @@ def facts_of(tmp_path: Path, steps: int, *, pace: float = 1.0, max_steps: int = 
 
 
 STATES: list[tuple[dict[str, Any], str, set[str]]] = [
-    ({"status": "queued"}, "Waiting", {"can_stop", "can_cancel"}),
-    ({"status": "preparing", "phase": "loading"}, "Preparing", {"can_stop", "can_cancel"}),
-    ({"status": "training", "phase": "training"}, "Training", {"can_stop", "can_cancel"}),
-    ({"status": "stopping", "stop": StopProgress(wish="stop", next_rung_at=50)}, "Stopping", {"can_cancel"}),
+    ({"status": "queued"}, "Waiting", {"leave"}),
+    ({"status": "preparing", "phase": "loading"}, "Preparing", {"stop", "cancel"}),
+    ({"status": "training", "phase": "training"}, "Training", {"stop", "cancel", "save", "sample"}),
+    ({"status": "stopping", "stop": StopProgress(wish="stop", next_rung_at=50)}, "Stopping", {"cancel"}),
     ({"status": "stopping", "stop": StopProgress(wish="cancel", next_rung_at=50)}, "Stopping", set()),
-    ({"status": "finished"}, "Finished", {"can_chat"}),
-    ({"status": "stopped"}, "Stopped", {"can_resume"}),
-    ({"status": "interrupted"}, "Interrupted", {"can_resume"}),
+    ({"status": "finished"}, "Finished", {"chat", "continue"}),
+    ({"status": "stopped"}, "Stopped", {"resume"}),
+    ({"status": "interrupted"}, "Interrupted", {"resume"}),
     (
         {
             "status": "failed",
             "error": ErrorReport(kind="x", title="The disk is full", what_happened="a", what_to_do="b"),
         },
         "The disk is full",
-        {"can_resume"},
+        {"resume"},
     ),
 ]
 
@@ -98,15 +99,18 @@ STATES: list[tuple[dict[str, Any], str, set[str]]] = [
 def test_each_state_has_one_headline_and_only_the_buttons_that_make_sense(
     tmp_path: Path, state: dict[str, Any], headline: str, buttons: set[str]
 ) -> None:
-    shown = view(ABOUT, RunState(created_at=0, heartbeat=40, **state), facts_of(tmp_path, 3), has_model=True, now=42.0)
+    told = RunState(created_at=0, heartbeat=40, **state)
+    shown = view(ABOUT, told, facts_of(tmp_path, 3), has_model=True, now=42.0)
     assert shown["headline"].startswith(headline)
-    assert {name for name in shown if name.startswith("can_") and shown[name]} == buttons
+    can = possible(told, has_model=True, asks=True, place=None, waiting=0, in_control=True)
+    assert set(can) == buttons
 
 
 def test_a_finished_run_without_a_model_says_so(tmp_path: Path) -> None:
-    shown = view(ABOUT, RunState(created_at=0, status="finished"), facts_of(tmp_path, 3), has_model=False, now=1)
+    state = RunState(created_at=0, status="finished")
+    shown = view(ABOUT, state, facts_of(tmp_path, 3), has_model=False, now=1)
     assert "no model" in shown["headline"]
-    assert not shown["can_chat"]
+    assert possible(state, has_model=False, asks=True, place=None, waiting=0, in_control=True) == []
 
 
 @pytest.mark.parametrize(("now", "silent"), [(62.0, False), (64.0, True)])

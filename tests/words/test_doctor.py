@@ -63,6 +63,7 @@ def card(config: RunConfig, **given: Any) -> dict[str, Finding]:
         "token": None,
         "system_turns": None,
         "disk_needed": lambda _: GB,
+        "disk_certain": lambda _: GB,
         "disk_free": 100 * GB,
         "knows": lambda _: True,
         "installed": lambda _: True,
@@ -256,8 +257,9 @@ def test_a_disk_that_is_too_small_is_told_with_what_helps(
     tmp_path: Path, adapter: str, free: int, fix: dict[str, Any] | None
 ) -> None:
     config = local(tmp_path, method={"adapter": adapter})
-    found = card(config, disk_needed=needs, disk_free=free * GB)["Disk"]
+    found = card(config, disk_needed=needs, disk_certain=needs, disk_free=free * GB)["Disk"]
     assert (found.state, found.fix) == ("bad", fix)
+    assert card(config, disk_needed=needs, disk_free=free * GB)["Disk"].state == "warning"
     assert f"only {free} GB" in found.text
     if fix is None:
         assert "smaller model" in found.text

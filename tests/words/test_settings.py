@@ -44,7 +44,7 @@ def test_a_secret_is_in_nothing_that_is_printed_or_written_as_a_fact(tmp_path: P
         "redact_output('hf_secret')\n"
         "logging.basicConfig()\n"
         "print('say hf_secret'); logging.error('log %s', 'hf_secret')\n"
-        "FactWriter(Path(sys.argv[1]), secret='hf_secret').append('warning', message='Bearer hf_secret')\n"
+        "FactWriter(Path(sys.argv[1]), secrets=['hf_secret']).append('warning', message='Bearer hf_secret')\n"
         "raise RuntimeError('hf_secret')\n"
     )
     facts = tmp_path / "events.jsonl"

@@ -86,6 +86,10 @@ class Screen {
       this.status.listRuns(news.runs);
       this.compare.listRuns(news.runs);
     }
+    if ("notice" in news) {
+      this.notice.hidden = !news.notice;
+      say(this.notice, news.notice ?? "");
+    }
     if (!news.run) {
       this.#noRun(news.missing ? `There is no run ${news.missing}.` : NO_RUN);
       this.system.show(news.machine, false);
@@ -134,9 +138,7 @@ class Screen {
     this.failed = view.status === "failed" && this.view?.status !== "failed";
     this.view = view;
     this.status.show(view, now);
-    const { status, can_stop, can_cancel, can_resume, can_chat } = view;
-    const words = Object.fromEntries(Object.entries(view).filter(([name]) => name.startsWith("can_")));
-    this.#tell({ run: this.charts.run, status, can_stop, can_cancel, can_resume, can_chat, ...words });
+    this.#tell({ run: this.charts.run, status: view.status, can: view.can });
   }
 
   #noRun(words) {
@@ -182,6 +184,7 @@ class Screen {
     this.alerts = new Alerts();
     this.system = new System();
     this.log = new Log();
+    this.notice = make("div", { class: "dash-notice", role: "status", hidden: true });
     this.empty = make("div", { class: "dash-empty", hidden: true }, NO_RUN);
     this.reading = make("div", { class: "reading", role: "status", hidden: true });
     this.content = make(
@@ -198,7 +201,7 @@ class Screen {
       this.alerts.node,
       this.log.node,
     );
-    root.append(this.empty, this.content, this.system.node);
+    root.append(this.notice, this.empty, this.content, this.system.node);
   }
 }
 

@@ -107,10 +107,10 @@ export class Status {
     this.told = said;
     const parts = [make("h3", {}, error.title), make("p", {}, error.what_happened)];
     if (error.what_to_do) parts.push(make("p", { class: "remedy" }, make("strong", {}, "What to do: "), error.what_to_do));
-    const details = make("details", {}, make("summary", {}, "Details"), make("p", {}, `Kind of failure: ${error.kind}.`));
-    if (last_line) details.append(make("p", {}, "The last line of the log:"), make("pre", {}, last_line));
+    const details = error.details || last_line;
+    if (details) parts.push(make("details", {}, make("summary", {}, "Details"), make("pre", { tabindex: 0 }, details)));
     const jump = make("button", { type: "button", class: "plain-button" }, "Show it in the log");
     jump.addEventListener("click", () => this.onShowError?.());
-    this.error.replaceChildren(...parts, details, jump);
+    this.error.replaceChildren(...parts, jump);
   }
 }
