@@ -26,7 +26,7 @@ class Settings:
 
     `hub_token` is the token of the person who runs this machine; on a Space it stays `None`, because there the visitors
     are other people and must never act with the owner's token. `notify_url` is told of the runs that name no address of
-    their own.
+    their own. `hardware` is the name of the machine that is rented, on a Space.
     """
 
     home: Path
@@ -36,6 +36,7 @@ class Settings:
     hub_token: str | None = None
     auto_resume: bool = False
     notify_url: str | None = field(default=None, repr=False)
+    hardware: str | None = None
 
     @property
     def runs(self) -> Path:
@@ -78,7 +79,8 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Read `GEMMA_FT_HOME`, `_AUTO_RESUME`, `_NOTIFY_URL`, `GRADIO_SERVER_NAME`, `_PORT`, `SYSTEM` and `HF_TOKEN`.
+        """Read `GEMMA_FT_HOME`, `_AUTO_RESUME`, `_NOTIFY_URL`, `GRADIO_SERVER_NAME`, `_PORT`, `SYSTEM`, `HF_TOKEN`,
+        and on a Space `ACCELERATOR`.
 
         Raises `ConfigError` for a port or an address that is none.
         """
@@ -92,6 +94,7 @@ class Settings:
             hub_token=None if on_space else clean_token(env.get("HF_TOKEN")),
             auto_resume=env.get("GEMMA_FT_AUTO_RESUME", "").strip().lower() in ("1", "true", "yes", "on"),
             notify_url=_address(env.get(NOTIFY_URL)),
+            hardware=env.get("ACCELERATOR") if on_space else None,
         )
 
 

@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
         {"datasets", "huggingface_hub", "numpy", "pyarrow", "fsspec", "tensorflow_datasets"},
     ),
     "estimate": (WORDS, set()),
-    "monitor": (WORDS, {"psutil", "pynvml"}),
+    "monitor": (WORDS, {"psutil", "pynvml", "numpy", "orjson"}),
     "jobs": (WORDS | {"monitor", "estimate"}, {"psutil", "filelock", "httpx2"}),
     "hub": (WORDS, {"huggingface_hub"}),
     "check": (WORDS | {"data", "estimate", "hub"}, set()),
@@ -55,7 +55,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "engine": (WORDS | {"data", "estimate", "monitor", "hub", "train", "check", "doctor", "fit"}, TORCH),
     "ui": (
         WORDS | {"data", "estimate", "jobs", "monitor", "hub", "check", "engine.client"},
-        {"gradio", "plotly", "starlette", "tensorboard", "a2wsgi", "pydantic", "annotated_types"},
+        {"gradio", "plotly", "starlette", "tensorboard", "a2wsgi", "pydantic", "annotated_types", "numpy", "orjson"},
     ),
     "cli_storage": (WORDS | {"jobs", "monitor"}, {"typer"}),
     "__main__": (WORDS | {"jobs", "monitor", "check", "estimate", "engine.client", "cli_storage"}, {"typer"}),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gemma_ft.config import RunConfig
 from gemma_ft.errors import ConfigError
-from gemma_ft.monitor.facts import last_step
+from gemma_ft.monitor.summary import last_step
 from gemma_ft.rundir import Origin, RunDir
 
 NAME_ENDING = " (continued)"

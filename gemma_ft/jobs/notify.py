@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from gemma_ft.errors import ConfigError, NoticeError
 from gemma_ft.events import Fact, FactWriter, read_facts
-from gemma_ft.monitor.facts import RunFacts
+from gemma_ft.monitor.summary import newest_facts
 from gemma_ft.rundir import ACTIVE, RunDir, RunState
 from gemma_ft.settings import NOTIFY_URL, Settings
 from gemma_ft.webhook import Told, Webhook, parse_webhook
@@ -193,16 +193,17 @@ def about(run: RunDir) -> dict[str, Any]:
 
 def end_notice(run: RunDir, state: RunState) -> Notice:
     """Put the end of an attempt into words, from what is on the disk; `state` is that end."""
-    facts = RunFacts(run.events).refresh()
-    last = facts.steps[-1] if facts.steps else {}
+    newest = newest_facts(run.events)
+    last = newest.get("step", {})
     step = int(last.get("step", 0))
-    held_out = facts.evals[-1].get("loss") if facts.evals else None
+    held_out = newest.get("eval", {}).get("loss")
     error = state.error.model_dump() if state.error else None
     of_run = about(run)
     details = {**of_run, "status": state.status, "step": step, "max_steps": last.get("max_steps")}
     details |= {"held_out_loss": held_out, "seconds": _seconds(state), "error": error}
     advice = f"{state.error.what_happened} What to do: {state.error.what_to_do}" if state.error else ""
-    saved = f"The last checkpoint is of step {facts.checkpoint}" if facts.checkpoint else "There is no checkpoint"
+    checkpoint = newest.get("checkpoint", {}).get("step")
+    saved = f"The last checkpoint is of step {checkpoint}" if checkpoint else "There is no checkpoint"
     name = of_run["name"]
     if state.status == "finished":
         figures = [

@@ -26,6 +26,7 @@ class MachineSampler:
         self._disk = disk
         self._own: dict[int, psutil.Process] = {}
         self._gpus = _gpu_handles()
+        self._cores = psutil.cpu_count() or 1
         psutil.cpu_percent()
 
     def sample(self, root_pid: int | None = None) -> Sample:
@@ -34,6 +35,7 @@ class MachineSampler:
         disk = psutil.disk_usage(str(self._disk))
         return {
             "cpu_percent": psutil.cpu_percent(),
+            "cores": self._cores,
             "memory_used": used,
             "memory_total": total,
             "disk_used": disk.total - disk.free,
@@ -84,7 +86,7 @@ def _gpu_handles() -> list[Any]:
         return []
 
 
-def _gpu_sample(handle: Any) -> dict[str, float | bool | None]:
+def _gpu_sample(handle: Any) -> dict[str, float | bool | str | None]:
     """Read one GPU; a figure that this card does not report is `None`."""
 
     def read(query: Any, *arguments: Any) -> Any:
@@ -98,6 +100,7 @@ def _gpu_sample(handle: Any) -> dict[str, float | bool | None]:
     power = read(pynvml.nvmlDeviceGetPowerUsage)
     reasons = read(_clock_reasons)
     return {
+        "name": read(pynvml.nvmlDeviceGetName),
         "utilisation": use.gpu if use else None,
         "memory_used": memory.used if memory else None,
         "memory_total": memory.total if memory else None,

@@ -14,6 +14,7 @@ import gradio as gr
 
 from gemma_ft.ui.bell import place_toggle
 from gemma_ft.ui.live import LiveRuns
+from gemma_ft.ui.served import answer
 from gemma_ft.ui.services import Services
 from gemma_ft.ui.tensorboard import add_tensorboard
 from gemma_ft.ui.wiring import QUEUED, QUIET, REQUEST_ID, SHOW_RUN, shows_errors
@@ -70,8 +71,8 @@ def build_dashboard(services: Services, token: gr.Textbox) -> Dashboard:
     """Lay out the tab and tie its buttons; `token` is the field for a Hub token, which a resumed run may need."""
     live = LiveRuns(services.manager, in_control=services.in_control)
 
-    def poll(cursor: dict[str, Any]) -> dict[str, Any]:
-        return live.poll(cursor)
+    def poll(cursor: dict[str, Any]) -> Any:
+        return answer(live.poll(cursor))
 
     # Textboxes that are not shown, and no gr.State: only a component's value can be changed by a script of the page.
     shown_run = gr.Textbox(visible="hidden", elem_id="shown-run")

@@ -6,16 +6,13 @@ Does not listen; `app.py` launches it.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import plotly
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import BaseRoute, Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import BaseRoute, Route
 
 from gemma_ft import __version__
 from gemma_ft.ui.access import SameSiteOnly
@@ -24,11 +21,10 @@ from gemma_ft.ui.bell import place_watcher
 from gemma_ft.ui.create import build_create
 from gemma_ft.ui.dashboard import build_dashboard
 from gemma_ft.ui.playground import build_playground
+from gemma_ft.ui.served import ASSETS, served
 from gemma_ft.ui.services import Services
 from gemma_ft.ui.tensorboard import tensorboard_routes
 
-ASSETS = Path(__file__).parent / "assets"
-PLOTLY = Path(plotly.__file__).parent / "package_data"
 TITLE = "Gemma fine-tuning"
 HEADER = f"""# {TITLE}
 From your examples to a tuned Gemma, in the open: see what is trained, watch it learn, compare, publish."""
@@ -57,7 +53,7 @@ def launch_options(services: Services) -> dict[str, Any]:
         "server_name": services.settings.host,
         "server_port": services.settings.port,
         "theme": theme(),
-        "css_paths": [ASSETS / "app.css"],
+        "css_paths": [ASSETS / "app.css", ASSETS / "dashboard.css"],
         "footer_links": ["api"],
         "ssr_mode": False,
         "run_history": False,
@@ -92,8 +88,7 @@ def theme() -> gr.themes.Base:
 def routes(services: Services) -> list[BaseRoute]:
     """Return the page's own routes: what its script needs, TensorBoard, and a sign of life."""
     return [
-        Mount("/gemma_ft/plotly", StaticFiles(directory=PLOTLY)),
-        Mount("/gemma_ft", StaticFiles(directory=ASSETS)),
+        *served(services.manager),
         Route("/healthz", _health),
         *tensorboard_routes(services.settings.runs),
     ]

@@ -12,10 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemma_ft.monitor.facts import RunFacts
+from gemma_ft.monitor.pace import Pace, pace_of
 from gemma_ft.monitor.silence import patience
 from gemma_ft.rundir import ACTIVE, RunState
 
 DASH = "–"
+COUNTDOWN = "{left}"
+"""Stands in a sentence for the time until `clock.due_at`, which the browser counts down."""
 
 HEADLINES = {
     "queued": "Waiting to start",
@@ -36,21 +39,27 @@ def view(
     *,
     has_model: bool,
     now: float,
+    pace: Pace | None = None,
     place: int | None = None,
 ) -> dict[str, Any]:
-    """Return what the dashboard shows of a run besides its curves and its log; `about` has its `name` and `model`.
+    """Return what the dashboard says of a run's state: one headline, one line of detail, the bar, what can be done.
 
-    `place` is its place in the line of those that wait, 1 for the next one.
+    `about` has the run's `name` and `model`; `place` is its place in line, 1 for the next one. Times that go on by
+    themselves are not in it but what they are counted from, in `clock` (unix seconds), so it changes only when the run
+    does.
     """
     active = state.status in ACTIVE
+    pace = pace or pace_of(facts)
     return {
         "name": about["name"],
+        "model": about["model"],
         "status": state.status,
         "headline": _headline(state, has_model=has_model),
-        "detail": _detail(state, facts, now, place),
+        "detail": _detail(state, facts, now, pace, place),
         "progress": _progress(state, facts),
-        "figures": _figures(about, state, facts, now),
+        "clock": _clock(state, facts, pace),
         "error": state.error.model_dump() if state.error else None,
+        "last_line": state.last_line if state.status in ("failed", "interrupted") else "",
         "warnings": facts.warnings[-5:],
         "published": facts.published.get("url"),
         "active": active,
@@ -98,21 +107,6 @@ def figure(number: float | str | None, digits: int = 4) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else str(value)
 
 
-def pace(facts: RunFacts) -> float:
-    """Return the seconds that one of the last hundred steps took; 0 before there are two."""
-    recent = facts.steps[-100:]
-    steps = int(recent[-1]["step"]) - int(recent[0]["step"]) if len(recent) > 1 else 0
-    return (float(recent[-1]["t"]) - float(recent[0]["t"])) / steps if steps else 0.0
-
-
-def remaining_seconds(facts: RunFacts) -> float | None:
-    """Estimate what is left from the pace of the last steps; `None` before there are two."""
-    each = pace(facts)
-    if not each or not facts.steps[-1].get("max_steps"):
-        return None
-    return each * (int(facts.steps[-1]["max_steps"]) - int(facts.steps[-1]["step"]))
-
-
 def rows_of(number: int) -> str:
     """Say how many rows: 1 row, 1,000 rows."""
     return f"{number:,} row" if number == 1 else f"{number:,} rows"
@@ -136,6 +130,25 @@ def escape(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]()#+!|~$-])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
 
 
+def rate(number: float | None) -> str:
+    """Say how many a second with three digits: 0.0123, 4.56, 1,234."""
+    if number is None or not math.isfinite(number):
+        return DASH
+    if number >= 1e4:
+        return count(number)
+    digits = 0 if number >= 100 else 1 if number >= 10 else 2 if number >= 1 else 3
+    return f"{number:,.{digits}f}"
+
+
+def seconds(number: float | None) -> str:
+    """Say a short time with three digits, a longer one as a span: 12 ms, 3.21 s, 2 min 05 s."""
+    if number is None or not math.isfinite(number):
+        return DASH
+    if number < 1:
+        return f"{number * 1000:.0f} ms"
+    return f"{number:.2f} s" if number < 10 else f"{number:.1f} s" if number < 60 else duration(number)
+
+
 def _headline(state: RunState, *, has_model: bool) -> str:
     if state.status == "finished" and not has_model:
         return "Finished, but there is no model"
@@ -144,63 +157,70 @@ def _headline(state: RunState, *, has_model: bool) -> str:
     return HEADLINES[state.status]
 
 
-def _detail(state: RunState, facts: RunFacts, now: float, place: int | None) -> str:
+def _detail(state: RunState, facts: RunFacts, now: float, pace: Pace, place: int | None) -> str:
     """Say in one line what is going on, or what can be done next."""
-    saved = f" The last checkpoint is of step {facts.checkpoint}." if facts.checkpoint else ""
+    saved = f" The last checkpoint is of step {facts.checkpoint:,}." if facts.checkpoint else ""
     if state.status == "queued":
         return f"Number {place} in line; it starts by itself when a device is free." if place else ""
     if state.status == "stopping":
         if state.stop and state.stop.next_rung_at:
-            patience = duration(state.stop.next_rung_at - now)
             saving = "Saving a checkpoint" if state.stop.wish == "stop" else "Leaving without saving"
-            return f"{saving}; if that takes longer than {patience}, the process is ended."
+            return f"{saving}; if that takes longer than {COUNTDOWN}, the process is ended."
         return f"{state.phase.capitalize()}."
     if state.status == "interrupted":
         return f"The machine or the supervisor went away.{saved or ' No checkpoint had been written yet.'}"
     if state.status == "stopped":
         return f"Resume it when you like.{saved}" if saved else "It was stopped before a checkpoint was written."
     if state.status in ("preparing", "training"):
-        return f"{(state.phase or 'starting').capitalize()}.{_silence(state, facts, now)}"
+        return f"{(state.phase or 'starting').capitalize()}.{_silence(state, facts, now, pace)}"
     if state.status == "finished":
-        return "Ask it something in the Playground."
+        return "Ask it something in the Playground." if not state.error else state.error.title
     return saved.strip()
 
 
-def _silence(state: RunState, facts: RunFacts, now: float) -> str:
+def _silence(state: RunState, facts: RunFacts, now: float, pace: Pace) -> str:
     """Say how long nothing was heard of a training that should speak at every step."""
     if state.status != "training" or facts.newest is None:
         return ""
     quiet = now - facts.newest
-    return f" No sign of life for {duration(quiet)}." if quiet > patience(pace(facts) or None) else ""
+    each = 1 / pace.steps_per_second if pace.steps_per_second else None
+    return f" No sign of life for {duration(quiet)}." if quiet > patience(each) else ""
 
 
 def _progress(state: RunState, facts: RunFacts) -> dict[str, Any]:
     """Return the bar: a share between 0 and 1 (or `None` while it cannot be known) and a label."""
-    if state.status == "preparing" and facts.phase.get("total"):
-        done, total = int(facts.phase["done"]), int(facts.phase["total"])
-        return {"share": done / total, "label": f"{facts.phase['phase'].capitalize()}: {100 * done // total} %"}
-    if facts.steps and facts.steps[-1].get("max_steps"):
-        step, steps = int(facts.steps[-1]["step"]), int(facts.steps[-1]["max_steps"])
-        return {"share": step / steps, "label": f"Step {step:,} of {steps:,} ({100 * step // steps} %)"}
+    total = facts.phase.get("total")
+    if state.status == "preparing":
+        if not isinstance(total, int) or total <= 0:
+            return {"share": None, "label": ""}
+        share = min(1.0, max(0.0, float(facts.phase.get("done") or 0) / total))
+        return {"share": share, "label": f"{str(facts.phase.get('phase')).capitalize()}: {100 * share:.0f} %"}
+    if facts.step and facts.max_steps:
+        step, steps = facts.step, facts.max_steps
+        epoch = facts.columns.last("epoch")
+        passed = f" · epoch {epoch:.2f}" if epoch is not None else ""
+        return {
+            "share": min(1.0, step / steps),
+            "label": f"Step {step:,} of {steps:,} · {100 * step // steps} %{passed}",
+        }
     return {"share": None if state.status in ACTIVE else 0.0, "label": ""}
 
 
-def _figures(about: Mapping[str, str | None], state: RunState, facts: RunFacts, now: float) -> list[dict[str, str]]:
-    """Return the figures above the chart: label, value, and a hint for the pointer."""
-    last = facts.steps[-1] if facts.steps else {}
-    held_out = facts.evals[-1].get("loss") if facts.evals else None
-    elapsed = (state.ended_at or now) - state.started_at if state.started_at else None
-    left = remaining_seconds(facts) if state.status == "training" else None
-    model = facts.model
-    trained = f"{count(model.get('trained'))} of {count(model.get('parameters'))}" if model else DASH
-    rows = (
-        ("Loss", figure(last.get("loss")), "Loss on the trained tokens at the newest step; lower is better."),
-        ("Held-out loss", figure(held_out), "Loss on rows that are not trained on, at the last evaluation."),
-        ("Epoch", figure(last.get("epoch"), 2), "How often the data has been seen."),
-        ("Elapsed", duration(elapsed), "Wall time since this attempt began."),
-        ("Time left", duration(left), "From the pace of the last steps."),
-        ("Trained weights", trained, "Weights that may change, of all weights of the model."),
-        ("Tokens", count(last.get("tokens")), "Tokens that went through the model so far."),
-        ("Model", about["model"] or DASH, "The model that is tuned."),
-    )
-    return [{"label": label, "value": value, "hint": hint} for label, value, hint in rows]
+def _clock(state: RunState, facts: RunFacts, pace: Pace) -> dict[str, Any]:
+    """Return what times are counted from.
+
+    `spent` are the seconds of what has ended, all attempts together; `since` is when the attempt began that goes on,
+    `ends_at` when it should end, `due_at` when the next rung of the stop ladder is due.
+    """
+    started, active = state.started_at, state.status in ACTIVE
+    before = [end - begin for begin, end in facts.attempts if started is None or begin < started]
+    spent = sum(before) if started is not None else None
+    if started is not None and not active:
+        spent = sum(before) + max(0.0, (state.ended_at or facts.newest or started) - started)
+    left = pace.left if state.status == "training" else None
+    return {
+        "spent": None if spent is None else round(spent, 1),
+        "since": started if active else None,
+        "ends_at": round((facts.newest or 0.0) + left, 1) if left is not None else None,
+        "due_at": state.stop.next_rung_at if state.stop and state.status == "stopping" else None,
+    }

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.train]
 
 FRANCE = "What is the capital of France?"
 PARIS = "The capital of France is Paris."
-POINTS = "() => window.gemmaDashboard?.chart.steps.length ?? 0"
+POINTS = "() => window.gemmaDashboard?.curves.axis.step.length ?? 0"
 DRAWN = "() => document.querySelector('#loss-chart')?.data?.[0]?.x?.length ?? 0"
 START_SECONDS = 120_000
 
@@ -56,7 +56,7 @@ def test_the_whole_way_from_try_it_to_the_comparison(
 
     expect(status(page)).to_have_text("finished", timeout=START_SECONDS)
     page.wait_for_function(f"({DRAWN})() === 150")
-    losses = page.evaluate("() => window.gemmaDashboard.chart.loss")
+    losses = page.evaluate("() => window.gemmaDashboard.curves.outline('loss')[1]")
     assert losses[-1] < 0.1 * losses[0]
     expect(page.locator("#stop-button")).to_be_hidden()
     expect(page.locator(".samples")).to_contain_text(PARIS)

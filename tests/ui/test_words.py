@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,15 @@ from gemma_ft import recipes
 from gemma_ft.config import knobs, parse_config
 from gemma_ft.errors import ConfigError, ErrorReport
 from gemma_ft.events import FactWriter
-from gemma_ft.jobs.manager import JobManager
-from gemma_ft.monitor.facts import RunFacts, last_step
+from gemma_ft.monitor.facts import RunFacts
 from gemma_ft.monitor.log import read_log
-from gemma_ft.rundir import RunDir, RunState, StopProgress, create_run
+from gemma_ft.monitor.summary import last_step
+from gemma_ft.rundir import RunState, StopProgress
 from gemma_ft.settings import Settings
+from gemma_ft.ui.actions import possible
 from gemma_ft.ui.form import LEFT_OUT, Form
-from gemma_ft.ui.live import LiveRuns, first_and_last, thin
 from gemma_ft.ui.model_step import describe_model
-from gemma_ft.ui.present import count, duration, escape, remaining_seconds, view
+from gemma_ft.ui.present import count, duration, escape, rate, seconds, view
 from gemma_ft.ui.review_step import check_values, plan_values
 from gemma_ft.ui.services import Services
 
@@ -49,38 +48,49 @@ def test_large_numbers(number: float | None, said: str) -> None:
     assert count(number) == said
 
 
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(None, "–"), (0.01234, "0.012"), (4.567, "4.57"), (45.67, "45.7"), (1234.5, "1,234"), (98_765.0, "98.8 k")],
+)
+def test_rates(number: float | None, said: str) -> None:
+    assert rate(number) == said
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(None, "–"), (0.0123, "12 ms"), (3.214, "3.21 s"), (32.14, "32.1 s"), (125, "2 min 05 s")]
+)
+def test_short_times(number: float | None, said: str) -> None:
+    assert seconds(number) == said
+
+
 ABOUT = {"name": "capitals", "model": "demo/gemma-3-tiny"}
 
 
 def facts_of(tmp_path: Path, steps: int, *, pace: float = 1.0, max_steps: int = 100) -> RunFacts:
-    facts = RunFacts(tmp_path / "none")
-    facts.steps = [{"t": pace * n, "step": n, "max_steps": max_steps, "loss": 1 / n} for n in range(1, steps + 1)]
-    return facts
-
-
-def test_the_time_left_is_the_pace_times_the_steps_left_also_after_a_resume(tmp_path: Path) -> None:
-    assert remaining_seconds(facts_of(tmp_path, 1)) is None
-    assert remaining_seconds(facts_of(tmp_path, 40, pace=2.0)) == pytest.approx(120)
-    long = facts_of(tmp_path, 40, pace=3600.0)
-    assert duration(remaining_seconds(long)) == "2 d 12 h"
+    writer = FactWriter(tmp_path / "events.jsonl")
+    writer.append("phase", phase="training", step=0, max_steps=max_steps)
+    for n in range(1, steps + 1):
+        writer.append("step", step=n, max_steps=max_steps, loss=1 / n, seconds=pace * n)
+    writer.close()
+    return RunFacts(tmp_path / "events.jsonl").refresh()
 
 
 STATES: list[tuple[dict[str, Any], str, set[str]]] = [
-    ({"status": "queued"}, "Waiting", {"can_stop", "can_cancel"}),
-    ({"status": "preparing", "phase": "loading"}, "Preparing", {"can_stop", "can_cancel"}),
-    ({"status": "training", "phase": "training"}, "Training", {"can_stop", "can_cancel"}),
-    ({"status": "stopping", "stop": StopProgress(wish="stop", next_rung_at=50)}, "Stopping", {"can_cancel"}),
+    ({"status": "queued"}, "Waiting", {"leave"}),
+    ({"status": "preparing", "phase": "loading"}, "Preparing", {"stop", "cancel"}),
+    ({"status": "training", "phase": "training"}, "Training", {"stop", "cancel", "save", "sample"}),
+    ({"status": "stopping", "stop": StopProgress(wish="stop", next_rung_at=50)}, "Stopping", {"cancel"}),
     ({"status": "stopping", "stop": StopProgress(wish="cancel", next_rung_at=50)}, "Stopping", set()),
-    ({"status": "finished"}, "Finished", {"can_chat"}),
-    ({"status": "stopped"}, "Stopped", {"can_resume"}),
-    ({"status": "interrupted"}, "Interrupted", {"can_resume"}),
+    ({"status": "finished"}, "Finished", {"chat", "continue"}),
+    ({"status": "stopped"}, "Stopped", {"resume"}),
+    ({"status": "interrupted"}, "Interrupted", {"resume"}),
     (
         {
             "status": "failed",
             "error": ErrorReport(kind="x", title="The disk is full", what_happened="a", what_to_do="b"),
         },
         "The disk is full",
-        {"can_resume"},
+        {"resume"},
     ),
 ]
 
@@ -89,21 +99,24 @@ STATES: list[tuple[dict[str, Any], str, set[str]]] = [
 def test_each_state_has_one_headline_and_only_the_buttons_that_make_sense(
     tmp_path: Path, state: dict[str, Any], headline: str, buttons: set[str]
 ) -> None:
-    shown = view(ABOUT, RunState(created_at=0, heartbeat=40, **state), facts_of(tmp_path, 3), has_model=True, now=42.0)
+    told = RunState(created_at=0, heartbeat=40, **state)
+    shown = view(ABOUT, told, facts_of(tmp_path, 3), has_model=True, now=42.0)
     assert shown["headline"].startswith(headline)
-    assert {name for name in shown if name.startswith("can_") and shown[name]} == buttons
+    can = possible(told, has_model=True, asks=True, place=None, waiting=0, in_control=True)
+    assert set(can) == buttons
 
 
 def test_a_finished_run_without_a_model_says_so(tmp_path: Path) -> None:
-    shown = view(ABOUT, RunState(created_at=0, status="finished"), facts_of(tmp_path, 3), has_model=False, now=1)
+    state = RunState(created_at=0, status="finished")
+    shown = view(ABOUT, state, facts_of(tmp_path, 3), has_model=False, now=1)
     assert "no model" in shown["headline"]
-    assert not shown["can_chat"]
+    assert possible(state, has_model=False, asks=True, place=None, waiting=0, in_control=True) == []
 
 
 @pytest.mark.parametrize(("now", "silent"), [(62.0, False), (64.0, True)])
 def test_a_training_that_says_nothing_for_long_is_said_to_be_silent(tmp_path: Path, now: float, silent: bool) -> None:
     facts = facts_of(tmp_path, 3, pace=1.0)
-    facts.newest = 3.0
+    facts.newest = 2.0
     state = RunState(created_at=0, status="training", phase="training", heartbeat=now)
     assert ("No sign of life" in view(ABOUT, state, facts, has_model=False, now=now)["detail"]) == silent
 
@@ -163,108 +176,14 @@ def test_a_model_that_is_not_listed_is_welcome() -> None:
     assert "26 layers" in describe_model("google/gemma-3-1b-it")
 
 
-def finished_run(home: Path, steps: int) -> RunDir:
-    run = create_run(home / "runs", recipes.try_it())
-    writer = FactWriter(run.events)
-    writer.append("phase", phase="training", step=0, max_steps=steps)
-    for step in range(1, steps + 1):
-        writer.append(
-            "step", step=step, max_steps=steps, loss=float("nan") if step == 3 else 1 / step, learning_rate=1e-3
-        )
-    writer.close()
-    run.log.write_text("".join(f"line {n}\n" for n in range(steps)))
-    run.write_state(RunState(status="finished", created_at=0))
-    return run
-
-
-def test_a_browser_gets_everything_once_and_then_only_what_is_new(tmp_path: Path) -> None:
-    run = finished_run(tmp_path, 10)
-    live = LiveRuns(JobManager(Settings(home=tmp_path)))
-    first = live.poll(None)
-    assert first["reset"]
-    assert first["run"] == run.run_id
-    assert first["steps"]["step"] == list(range(1, 11))
-    assert first["steps"]["loss"][2] is None
-    assert first["log"].startswith("line 0\n")
-    second = live.poll(first["cursor"])
-    assert not second["reset"]
-    assert (second["steps"]["step"], second["log"], second["runs"]) == ([], "", None)
-    writer = FactWriter(run.events)
-    writer.append("step", step=11, max_steps=12, loss=0.5)
-    third = live.poll(second["cursor"])
-    assert third["steps"]["step"] == [11]
-    assert live.poll(first["cursor"])["steps"]["step"] == [11], "a lost answer can be asked for again"
-    assert LiveRuns(JobManager(Settings(home=tmp_path))).poll(third["cursor"])["steps"]["step"] == []
-
-
-def test_a_resumed_run_begins_the_curve_anew_without_the_steps_that_were_taken_back(tmp_path: Path) -> None:
-    run = finished_run(tmp_path, 10)
-    live = LiveRuns(JobManager(Settings(home=tmp_path)))
-    cursor = live.poll(None)["cursor"]
-    writer = FactWriter(run.events)
-    writer.append("phase", phase="training", step=6, max_steps=10)
-    writer.append("step", step=7, max_steps=10, loss=0.5)
-    news = live.poll(cursor)
-    assert news["reset"]
-    assert news["steps"]["step"] == [1, 2, 3, 4, 5, 6, 7]
-
-
-def test_two_browsers_that_ask_while_a_run_grows_miss_nothing(tmp_path: Path) -> None:
-    run = create_run(tmp_path / "runs", recipes.try_it())
-    live = LiveRuns(JobManager(Settings(home=tmp_path)))
-    writer = FactWriter(run.events)
-    seen: dict[str, list[int]] = {"a": [], "b": []}
-
-    def follow(name: str) -> None:
-        cursor: Any = None
-        while not seen[name] or seen[name][-1] < 2000:
-            news = live.poll(cursor)
-            cursor = news["cursor"]
-            seen[name] += news["steps"]["step"]
-
-    threads = [threading.Thread(target=follow, args=(name,)) for name in seen]
-    for thread in threads:
-        thread.start()
-    for step in range(1, 2001):
-        writer.append("step", step=step, max_steps=2000, loss=1.0)
-    for thread in threads:
-        thread.join(60)
-    assert seen == {"a": list(range(1, 2001)), "b": list(range(1, 2001))}
-
-
 def test_the_newest_step_is_found_however_much_was_written_after_it(tmp_path: Path) -> None:
-    run = finished_run(tmp_path, 10)
-    writer = FactWriter(run.events)
+    events = tmp_path / "events.jsonl"
+    writer = FactWriter(events)
+    writer.append("step", step=10, loss=1.0)
     for number in range(8):
         writer.append("sample", step=10, prompt=f"q{number}", answer="word " * 2000)
-    assert last_step(run.events)["step"] == 10
+    assert last_step(events)["step"] == 10
     assert last_step(tmp_path / "none") == {}
-
-
-def test_of_many_answers_the_first_and_the_newest_of_each_question_are_sent() -> None:
-    samples = [{"prompt": p, "step": n, "answer": str(n)} for n in range(50) for p in ("a", "b")]
-    assert [(fact["prompt"], fact["step"]) for fact in first_and_last(samples)] == [
-        ("a", 0),
-        ("b", 0),
-        ("a", 49),
-        ("b", 49),
-    ]
-
-
-def test_an_unknown_run_and_an_empty_home_are_told(tmp_path: Path) -> None:
-    live = LiveRuns(JobManager(Settings(home=tmp_path)))
-    assert live.poll({})["run"] is None
-    finished_run(tmp_path, 2)
-    assert LiveRuns(JobManager(Settings(home=tmp_path))).poll({"run": "../x"})["missing"] == "../x"
-
-
-def test_long_curves_are_thinned_and_keep_their_extremes() -> None:
-    facts = [{"step": n, "loss": 100.0 if n == 7777 else 1 / (n + 1)} for n in range(100_000)]
-    kept = thin(facts, 2000)
-    assert len(kept) <= 2001
-    assert any(fact["loss"] == 100.0 for fact in kept)
-    assert kept[-1]["step"] == 99_999
-    assert [fact["step"] for fact in kept] == sorted(fact["step"] for fact in kept)
 
 
 def test_a_log_is_read_on_and_its_beginning_is_left_out_when_it_is_long(tmp_path: Path) -> None:
