@@ -33,7 +33,7 @@ Rows = tuple[Sequence[Row], Sequence[Row]]
 
 
 class Stoppable(Trainer):
-    """A trainer whose evaluation can be stopped, and that writes no card of its own."""
+    """A trainer whose evaluation can be stopped, that makes no step too many, and that writes no card of its own."""
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate; an evaluation that was stopped has no metrics."""
@@ -41,6 +41,13 @@ class Stoppable(Trainer):
             return dict(super().evaluate(*args, **kwargs))
         except EvaluationStopped:
             return {}
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Train for one epoch, unless all steps were made before: the library would make one more of them."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Leave the model card to `hub.cards`, once, at the end."""
