@@ -21,6 +21,7 @@ SYNCED = ("checkpoint", "result", "published")
 """Facts that are on the disk before the trainer goes on; what comes after the last of them can be lost."""
 APPENDED = ("events.jsonl", "system.jsonl", "output.log")
 CLOCK_SECONDS = 3600.0
+BALLAST = "ballast"
 
 
 def send(pids: Iterable[int], number: signal.Signals) -> None:
@@ -107,16 +108,15 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[bool]:
             subprocess.run(["umount", "--lazy", str(folder)], check=False)
 
 
-@contextmanager
-def full(folder: Path) -> Iterator[None]:
-    """Fill the disk of a folder to the last byte for as long as the block lasts."""
-    ballast = folder / "ballast"
-    with ballast.open("wb", buffering=0) as file:
+def fill(folder: Path) -> None:
+    """Fill the disk of a folder to the last byte."""
+    with (folder / BALLAST).open("wb", buffering=0) as file:
         for size in (1 << 20, 4096, 1):
             with suppress(OSError):
                 while True:
                     file.write(b"\1" * size)
-    try:
-        yield
-    finally:
-        ballast.unlink()
+
+
+def make_room(folder: Path) -> None:
+    """Take away what filled the disk."""
+    (folder / BALLAST).unlink()

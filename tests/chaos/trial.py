@@ -12,8 +12,6 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from chaos import faults, judge
@@ -60,20 +58,21 @@ def _carry_out(case: Case, world: World, reference: judge.Reference, outcome: Ou
     repo = f"{OWNER}/chaos-{case.seed}-{case.victim}-{case.fault}" if case.phase == "pushing" else None
     if case.victim == "engine":
         world.ask("check_run", tiny_run(None).model_dump(mode="json"))
-    with ExitStack() as stack:
-        release = stack.enter_context(_device(world)) if case.phase == "queued" else None
+    device = _take_device(world) if case.phase == "queued" else None
+    try:
+        engines = [pid for pid, role in world.processes().items() if role == "engine"]
         run = world.start_run(repo)
         outcome.folder = str(run.path)
         follower = Follower(run)
         until(lambda: follower.is_in(case.phase) or _is_over(run), f"the phase {case.phase}", every=0.002)
         threading.Event().wait(case.delay)
-        _strike(case, world, run, follower, outcome, stack)
+        _strike(case, _pids(case, world, run, engines), world, run, follower, outcome)
         outcome.before = run.state().status
         _recover(case, world, run)
         outcome.truth = judge.becomes_true(world)
-        if release is not None:
-            os.close(release)
-            stack.pop_all()
+    finally:
+        if device is not None:
+            os.close(device)
     judge.reaches_its_end(world, run, outcome, auto=case.auto)
     judge.is_as_it_should_be(world, run, reference, follower, outcome, repo)
 
@@ -82,22 +81,17 @@ def _is_over(run: RunDir) -> bool:
     return run.state().status not in ACTIVE
 
 
-@contextmanager
-def _device(world: World) -> Iterator[int]:
-    """Hold the only device, as another run of this home does, so that the next run has to wait."""
+def _take_device(world: World) -> int:
+    """Hold the only device, as another run of this home does, so that the next run has to wait; returns the file."""
     folder = world.home / "devices"
     folder.mkdir(exist_ok=True)
     file = os.open(folder / "cpu.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     fcntl.flock(file, fcntl.LOCK_EX)
-    try:
-        yield file
-    finally:
-        os.close(file)
+    return file
 
 
-def _strike(case: Case, world: World, run: RunDir, follower: Follower, outcome: Outcome, stack: ExitStack) -> None:
+def _strike(case: Case, victims: list[int], world: World, run: RunDir, follower: Follower, outcome: Outcome) -> None:
     """Do the fault and note whether the run was in the phase both before and after it."""
-    victims = _pids(case, world, run)
     hit = follower.is_in(case.phase)
     match case.fault:
         case "kill" | "torn":
@@ -107,9 +101,15 @@ def _strike(case: Case, world: World, run: RunDir, follower: Follower, outcome: 
         case "power" | "clock" | "number":
             faults.kill_at_once(victims)
         case "disk":
-            stack.enter_context(faults.full(world.home))
+            faults.fill(world.home)
     outcome.hit = hit and follower.is_in(case.phase)
     follower.mark()
+    _spoil(case, run)
+    follower.mark_files()
+
+
+def _spoil(case: Case, run: RunDir) -> None:
+    """Do what the fault does to files, now that nobody writes them."""
     chance = case.random("files")
     match case.fault:
         case "torn":
@@ -120,7 +120,6 @@ def _strike(case: Case, world: World, run: RunDir, follower: Follower, outcome: 
             faults.set_clock_back(run)
         case "number":
             faults.give_numbers_away(run, os.getpid())
-    follower.mark_files()
 
 
 TORN = {"trainer": ("events.jsonl", "output.log"), "supervisor": ("system.jsonl",), "all": faults.APPENDED}
@@ -130,7 +129,7 @@ def _kill(pids: list[int]) -> None:
     faults.send(pids, signal.SIGKILL)
 
 
-def _pids(case: Case, world: World, run: RunDir) -> list[int]:
+def _pids(case: Case, world: World, run: RunDir, engines: list[int]) -> list[int]:
     """Return the processes that the fault comes to, in a random order."""
     state = run.state()
     assert world.app is not None
@@ -138,8 +137,7 @@ def _pids(case: Case, world: World, run: RunDir) -> list[int]:
     own["trainer"] = state.trainer and state.trainer.pid
     wanted = own if case.victim == "all" else {case.victim: own.get(case.victim)}
     pids = [pid for pid in wanted.values() if pid]
-    if case.victim in ("engine", "all"):
-        pids += [pid for pid, role in world.processes().items() if role == "engine"]
+    pids += engines if case.victim in ("engine", "all") else []
     case.random("order").shuffle(pids)
     return pids
 
@@ -150,7 +148,7 @@ def _recover(case: Case, world: World, run: RunDir) -> None:
         judge.second_app_only_reads(world, free_port())
     elif case.fault == "disk":
         threading.Event().wait(case.random("stay").uniform(1, HALT_SECONDS))
-        (world.home / "ballast").unlink()
+        faults.make_room(world.home)
     elif case.fault == "hang" and case.victim == "all":
         threading.Event().wait(case.random("stay").uniform(1, HALT_SECONDS))
         faults.send([pid for pid, _ in world.processes().items()], signal.SIGCONT)
