@@ -269,8 +269,12 @@ def new_run_id(config: RunConfig) -> str:
 def replace_file(path: Path, text: str) -> None:
     """Write `text` beside `path` and rename it into place: a reader sees the old or the new file, never a part."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise

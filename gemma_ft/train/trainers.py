@@ -36,11 +36,15 @@ class Stoppable(Trainer):
     """A trainer whose evaluation can be stopped, that makes no step too many, and that writes no card of its own."""
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluate; an evaluation that was stopped has no metrics."""
-        try:
-            return dict(super().evaluate(*args, **kwargs))
-        except EvaluationStopped:
-            return {}
+        """Evaluate; an evaluation that was stopped has no metrics.
+
+        Chance is left as it was, so that a run learns the same whether it was measured at a step or not.
+        """
+        with torch.random.fork_rng():
+            try:
+                return dict(super().evaluate(*args, **kwargs))
+            except EvaluationStopped:
+                return {}
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Train for one epoch, unless all steps were made before: the library would make one more of them."""
