@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,12 @@ def test_a_finished_run_is_trained_further_as_a_run_of_its_own(demo_settings: Se
         checkpoint.rename(parent.path / checkpoint.name)
     with pytest.raises(ConfigError, match="no checkpoint of its last step"):
         manager.continue_run(parent.run_id, 1)
+
+
+def test_a_page_in_control_stays_so_whichever_of_its_threads_asks(tmp_path: Path) -> None:
+    """The page's own watch and the people's requests ask at the same time."""
+    for number in range(20):
+        page = Ownership(tmp_path / f"{number}.lock", "the page")
+        with ThreadPoolExecutor(8) as threads:
+            assert all(threads.map(lambda _, page=page: page.take(), range(8)))
+        page.release()

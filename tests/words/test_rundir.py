@@ -12,7 +12,7 @@ import pytest
 from gemma_ft.config import RunConfig
 from gemma_ft.errors import RunNotFound
 from gemma_ft.events import FactWriter, read_facts
-from gemma_ft.rundir import RunDir, RunState, create_run, list_runs, new_run_id, open_run
+from gemma_ft.rundir import RunDir, RunState, create_run, list_runs, new_run_id, open_run, replace_file
 
 
 @pytest.mark.parametrize(
