@@ -151,6 +151,8 @@ def record(outcome: Outcome) -> None:
 def line(outcome: Outcome) -> str:
     """Return an outcome as a line."""
     truth = "-" if outcome.truth is None else f"{outcome.truth:.1f} s"
+    if not outcome.possible:
+        return f"{outcome.case!s:<36} not possible on this machine"
     verdict = "ok" if not outcome.problems else f"BROKEN: {outcome.problems[0].strip().splitlines()[-1][:200]}"
     hit = "hit" if outcome.hit else "missed"
     return (

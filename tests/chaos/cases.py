@@ -73,6 +73,46 @@ class Case:
         return f"{self.fault}-{self.victim}-{self.phase}-{self.seed}"
 
 
+SAMPLE: tuple[str, ...] = (
+    "kill-app-training-2",
+    "kill-app-checkpoint-1",
+    "kill-app-pushing-4",
+    "kill-supervisor-queued-6",
+    "kill-supervisor-preparing-8",
+    "kill-supervisor-tokenising-3",
+    "kill-supervisor-training-10",
+    "kill-supervisor-evaluating-12",
+    "kill-supervisor-checkpoint-14",
+    "kill-supervisor-saving-16",
+    "kill-supervisor-pushing-18",
+    "kill-trainer-preparing-20",
+    "kill-trainer-tokenising-22",
+    "kill-trainer-training-5",
+    "kill-trainer-evaluating-24",
+    "kill-trainer-checkpoint-7",
+    "kill-trainer-saving-9",
+    "kill-trainer-pushing-26",
+    "kill-engine-training-28",
+    "kill-all-queued-11",
+    "kill-all-preparing-13",
+    "kill-all-evaluating-15",
+    "kill-all-checkpoint-17",
+    "kill-all-pushing-19",
+    "hang-app-queued-30",
+    "hang-supervisor-training-21",
+    "hang-trainer-evaluating-32",
+    "hang-all-training-34",
+    "torn-all-training-23",
+    "power-all-training-25",
+    "power-all-saving-27",
+    "clock-all-tokenising-36",
+    "number-all-training-29",
+    "two_apps-home-training-38",
+    "disk-home-checkpoint-40",
+)
+"""What the continuous integration does: each phase with each victim that the run depends on, and each fault."""
+
+
 def random_case(seed: int) -> Case:
     """Return the case that a seed stands for."""
     chance = random.Random(seed)

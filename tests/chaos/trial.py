@@ -27,9 +27,11 @@ HALT_SECONDS = 6.0
 @dataclass
 class Outcome:
     """What became of a case. `hit` says whether the fault really came in its phase; `truth` is the time, in seconds
-    from the first answer of the page, until what it said was true; `resumes` counts how often somebody had to ask."""
+    from the first answer of the page, until what it said was true; `resumes` counts how often somebody had to ask.
+    A case that this machine cannot have is not `possible`."""
 
     case: Case
+    possible: bool = True
     hit: bool = False
     truth: float | None = None
     before: str = ""
@@ -42,7 +44,9 @@ class Outcome:
 
 def carry_out(case: Case, world: World, reference: judge.Reference) -> Outcome:
     """Do one case and judge it."""
-    outcome, began = Outcome(case), time.monotonic()
+    outcome, began = Outcome(case, possible=case.fault != "disk" or world.disk_is_small), time.monotonic()
+    if not outcome.possible:
+        return outcome
     try:
         _carry_out(case, world, reference, outcome)
     except Broken as exc:
