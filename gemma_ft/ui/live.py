@@ -19,6 +19,7 @@ from gemma_ft.errors import ConfigError, RunNotFound
 from gemma_ft.events import Fact
 from gemma_ft.jobs.manager import JobManager
 from gemma_ft.monitor.facts import RunFacts
+from gemma_ft.monitor.identity import is_halted
 from gemma_ft.monitor.log import read_log
 from gemma_ft.monitor.summary import describe_run
 from gemma_ft.rundir import RunDir, RunState
@@ -70,10 +71,19 @@ class LiveRuns:
         text, log_end = read_log(run.log, 0 if news.anew else int(known.get("log", 0)))
         state = self._manager.state(run)
         place = place_in_line(self._order(), run.run_id) if state.status == "queued" else None
+        shown = view(
+            describe_run(run),
+            state,
+            facts,
+            has_model=run.model.is_dir(),
+            now=time.time(),
+            place=place,
+            halted=is_halted(state.trainer),
+        )
         return {
             "run": run.run_id,
             "reset": news.anew,
-            "view": view(describe_run(run), state, facts, has_model=run.model.is_dir(), now=time.time(), place=place),
+            "view": shown,
             "can": self._possible(run, state, place),
             "steps": columns(thin(news.steps, MOST_POINTS), STEP_COLUMNS),
             "evals": columns(thin(news.evals, MOST_POINTS), EVAL_COLUMNS),

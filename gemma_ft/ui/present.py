@@ -18,6 +18,7 @@ DASH = "–"
 SILENT_SECONDS = 60.0
 SILENT_STEPS = 20
 """A training is called silent after this time, or this many steps' time if that is longer."""
+HALTED = " Its process does not move: a signal has halted it (SIGSTOP). Cancel ends it, SIGCONT lets it go on."
 
 HEADLINES = {
     "queued": "Waiting to start",
@@ -39,17 +40,19 @@ def view(
     has_model: bool,
     now: float,
     place: int | None = None,
+    halted: bool = False,
 ) -> dict[str, Any]:
     """Return what the dashboard shows of a run besides its curves and its log; `about` has its `name` and `model`.
 
-    `place` is its place in the line of those that wait, 1 for the next one.
+    `place` is its place in the line of those that wait, 1 for the next one; `halted` says that its process was stopped
+    by a signal.
     """
     active = state.status in ACTIVE
     return {
         "name": about["name"],
         "status": state.status,
         "headline": _headline(state, has_model=has_model),
-        "detail": _detail(state, facts, now, place),
+        "detail": _detail(state, facts, now, place) + (HALTED if halted and active else ""),
         "progress": _progress(state, facts),
         "figures": _figures(about, state, facts, now),
         "error": state.error.model_dump() if state.error else None,

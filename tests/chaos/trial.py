@@ -77,6 +77,8 @@ def _carry_out(case: Case, world: World, reference: judge.Reference, outcome: Ou
     finally:
         if device is not None:
             os.close(device)
+    if case.victim == "engine":
+        judge.answers_although_its_engine_hangs(world)
     judge.reaches_its_end(world, run, outcome, auto=case.auto)
     judge.is_as_it_should_be(world, run, reference, follower, outcome, repo)
 
@@ -176,8 +178,6 @@ def _end_hang(case: Case, world: World, run: RunDir) -> None:
         judge.says_that_it_does_not_move(world, run)
         world.ask("stop_run", run.run_id, False)
         until(lambda: _is_over(run), "the end of a trainer that hangs and was cancelled", timeout=30)
-    elif case.victim == "engine":
-        judge.answers_although_its_engine_hangs(world)
     elif case.victim == "supervisor":
         until(lambda: "supervisor" not in _halted(world), "the end of a supervisor that hangs", timeout=PATIENCE)
 
