@@ -2,8 +2,7 @@
 
 Promises that a page that never chats starts no engine, that an engine that dies or is halted is said to be dead with
 its last words and is started anew by the next question, and that `close` gives its memory back before it returns.
-Standard
-library only.
+Standard library only.
 """
 
 from __future__ import annotations

@@ -124,7 +124,11 @@ def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
     check_going_on(first, second, tmp_path, config, middle_of_an_epoch, middle_of_an_epoch)
 
 
-@pytest.mark.parametrize("batches", [6, 7, 8], ids=["at a step", "within a step", "at the end of an epoch"])
+@pytest.mark.parametrize(
+    "batches",
+    [6, 7, 8, 9],
+    ids=["at a step", "within a step", "at the end of an epoch", "within the first step of an epoch"],
+)
 def test_a_run_that_adds_up_batches_can_be_stopped_at_any_of_them(
     first: ProcessPoolExecutor, second: ProcessPoolExecutor, models: Path, tmp_path: Path, batches: int
 ) -> None:
