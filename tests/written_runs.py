@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from gemma_ft import recipes
 from gemma_ft.config import RunConfig
-from gemma_ft.jobs.processes import identify
+from gemma_ft.monitor.identity import identify
 from gemma_ft.rundir import RunDir, RunState, create_run
 
 GPU = {"name": "NVIDIA L4", "memory_total": 24_000_000_000}
