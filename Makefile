@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-fast test-slow bench check format clean
+.PHONY: run test test-fast test-slow chaos bench check format clean
 
 run: $(VENV)/installed ## Serve the app on http://localhost:7860
 	$(BIN)/python app.py
@@ -16,6 +16,9 @@ test-fast: $(VENV)/installed-dev ## Tests that train nothing and need no browser
 
 test-slow: $(VENV)/installed-dev ## Tests that take minutes each: a file of 200 MB
 	$(BIN)/python -m pytest -m slow
+
+chaos: $(VENV)/installed-dev ## 200 random cases of what can happen to processes and files, an hour; ARGS for others
+	PYTHONPATH=.:tests $(BIN)/python -m chaos $(ARGS)
 
 bench: $(VENV)/installed ## Our trainer beside a plain TRL script, a quarter of an hour
 	$(BIN)/python benchmarks/loss_and_memory.py

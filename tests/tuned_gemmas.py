@@ -160,7 +160,7 @@ def tune_until(run: RunDir, base: Path, samples: Sequence[Sample], held_out: Seq
     def ask(run: RunDir, model: Any, named: dict[str, Any]) -> None:
         if torch.is_grad_enabled():
             made.append(model)
-        if len(made) == batches:
+        if batches and len(made) == batches:
             run.wish("stop")
 
     return tune_run(run, base, (samples, held_out), ask)

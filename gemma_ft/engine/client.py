@@ -1,8 +1,8 @@
 """The page's side of the engine: starts it when it is needed, asks it, and frees it.
 
-Promises that a page that never chats starts no engine, that an engine that dies is said to be dead with its last
-words and is started anew by the next question, and that `close` gives its memory back before it returns. Standard
-library only.
+Promises that a page that never chats starts no engine, that an engine that dies or is halted is said to be dead with
+its last words and is started anew by the next question, and that `close` gives its memory back before it returns.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from gemma_ft.sampling import Sampling
 
 Side = Literal["base", "tuned"]
 Answer = dict[str, Any]
+HALTED_SECONDS = 3.0
+"""How often one who waits for an answer looks whether the process was halted by a signal (SIGSTOP)."""
 
 
 class EngineClient:
@@ -177,7 +179,7 @@ class EngineClient:
         ended = False
         try:
             while not ended:
-                answer = answers.get()
+                answer = engine.next_of(answers)
                 ended = answer["event"] in ("end", "error")
                 if answer["event"] == "error":
                     raise EngineError.reported(ErrorReport(**answer["report"]))
@@ -239,6 +241,21 @@ class _Engine:
             if self._ended is not None or not self._send({"id": number, **question}):
                 answers.put(self._ended or self._report())
         return number, answers
+
+    def next_of(self, answers: queue.SimpleQueue[Answer]) -> Answer:
+        """Wait for the next answer to a question; a process that a signal has halted is ended, it would never come."""
+        while True:
+            try:
+                return answers.get(timeout=HALTED_SECONDS)
+            except queue.Empty:
+                if self._is_halted():
+                    self.process.kill()
+
+    def _is_halted(self) -> bool:
+        stopped = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+        with suppress(ChildProcessError):  # It has ended.
+            return os.waitid(os.P_PID, self.process.pid, stopped) is not None
+        return False
 
     def forget(self, number: int, *, cancel: bool) -> None:
         """Expect no more answers to a question; `cancel` ends it in the engine too."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 from gemma_ft.errors import RunBusy
@@ -21,21 +23,24 @@ class Ownership:
         self._path = file
         self._name = name
         self._file: int | None = None
+        self._taking = threading.Lock()
 
     def take(self) -> bool:
-        """Take the home if nobody has it; return whether this process has it now."""
-        if self._file is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(file)
-                return False
-            os.ftruncate(file, 0)
-            os.pwrite(file, f"{self._name}, process {os.getpid()}".encode(), 0)
-            self._file = file
-        return True
+        """Take the home if nobody has it; return whether this process has it now. Any thread may ask."""
+        with self._taking:
+            if self._file is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(file)
+                    return False
+                self._file = file
+                with suppress(OSError):  # On a full disk others are not told who it is.
+                    os.ftruncate(file, 0)
+                    os.pwrite(file, f"{self._name}, process {os.getpid()}".encode(), 0)
+            return True
 
     def holder(self) -> str:
         """Return who has the home, in words."""

@@ -14,15 +14,8 @@ from dataclasses import dataclass
 from gemma_ft.config import RunConfig
 from gemma_ft.events import Fact
 from gemma_ft.monitor.course_rules import HubUnreachable, Slower, Stalled
-from gemma_ft.monitor.curve_rules import (
-    GradientSpike,
-    LossExplodes,
-    LossFlat,
-    LossSpike,
-    NotFinite,
-    Overfitting,
-    ZeroLoss,
-)
+from gemma_ft.monitor.curve_rules import GradientSpike, LossSpike, NotFinite, Overfitting, ZeroLoss
+from gemma_ft.monitor.learning_rules import LossExplodes, LossFlat
 from gemma_ft.monitor.machine_rules import DiskFull, GpuIdle, GpuMemoryFull, GpuThrottled, MemoryFull
 from gemma_ft.monitor.rules import Rule, Sample, Setup, Severity, number, step_of
 from gemma_ft.reactions import AlertsConfig

@@ -26,6 +26,9 @@ MAD_TO_SIGMA = 1.4826
 LONGEST_GAP_SECONDS = 5.0
 """Time between two looks counts up to this: nobody knows what happened while the machine slept."""
 
+Point = tuple[int, float]
+"""A step and a value."""
+
 
 @dataclass(frozen=True, slots=True)
 class Setup:

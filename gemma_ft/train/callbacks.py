@@ -120,7 +120,7 @@ class WishesCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        if asked := self._control.agreed():
+        if asked := self._wanted(state):
             self._leave(control, asked)
         elif self._control.saves_now():
             control.should_save = True
@@ -141,10 +141,15 @@ class WishesCallback(TrainerCallback):
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        if asked := self._control.agreed():
+        if asked := self._wanted(state):
             self._leave(control, asked)
             raise EvaluationStopped
         return control
+
+    def _wanted(self, state: TrainerState) -> Asked | None:
+        """Return what was asked for; whoever lost its supervisor after the last step still measures what it saves."""
+        asked = self._control.agreed()
+        return None if asked == "interrupted" and state.global_step >= state.max_steps else asked
 
     def _leave(self, control: TrainerControl, asked: Asked) -> None:
         control.should_training_stop = True

@@ -38,8 +38,8 @@ Rows = tuple[Sequence[Row], Sequence[Row]]
 
 
 class Stoppable(Trainer):
-    """A trainer whose evaluation can be stopped, that knows its gradient's norm, waits for room to save, and writes no
-    card of its own."""
+    """A trainer whose evaluation can be stopped, that makes no step too many, waits for room to save, knows the norm of
+    its gradient, and writes no card of its own."""
 
     gradient_norm = 0.0
     room: Room | None = None
@@ -76,11 +76,22 @@ class Stoppable(Trainer):
             self.room.write(save_whole, needed=checkpoint_bytes(self), undo=undo, together=True)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluate; an evaluation that was stopped has no metrics."""
-        try:
-            return dict(super().evaluate(*args, **kwargs))
-        except EvaluationStopped:
-            return {}
+        """Evaluate; an evaluation that was stopped has no metrics.
+
+        Chance is left as it was, so that a run learns the same whether it was measured at a step or not.
+        """
+        with torch.random.fork_rng():
+            try:
+                return dict(super().evaluate(*args, **kwargs))
+            except EvaluationStopped:
+                return {}
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Train for one epoch, unless all steps were made before: the library would make one more of them."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Leave the model card to `hub.cards`, once, at the end."""

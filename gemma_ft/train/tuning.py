@@ -24,6 +24,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from gemma_ft.config import RunConfig
 from gemma_ft.errors import ConfigError
+from gemma_ft.events import read_facts
 from gemma_ft.failures import is_out_of_memory
 from gemma_ft.rundir import RunDir
 from gemma_ft.sampling import Sampling
@@ -198,9 +199,21 @@ def _emptied(folder: Path) -> Iterator[None]:
 
 def _train(trainer: Trainer, run: RunDir, config: RunConfig) -> None:
     last = checkpoints(run)[-1:]
+    if last and trainer.eval_dataset is not None and config.training.eval_every:
+        trainer.args.eval_on_start = _owes_evaluation(run, last[0], config.training.eval_every)
     trainer.train(resume_from_checkpoint=str(last[0]) if last else None)
     if trainer.eval_dataset is not None and not config.training.eval_every:
         trainer.evaluate()
+
+
+def _owes_evaluation(run: RunDir, checkpoint: Path, every: int) -> bool:
+    """Tell whether the evaluation after the last step of a checkpoint was left out, because the run was stopped there.
+
+    Without it the curve had a gap, and a step could not be the best one.
+    """
+    step = int(checkpoint.name.rpartition("-")[2])
+    made = any(fact.get("event") == "eval" and fact.get("step") == step for fact in read_facts(run.events)[0])
+    return step % every == 0 and not made
 
 
 def _take_best(trainer: Trainer, run: RunDir, tuned: Tuned, progress: Progress) -> Tuned:

@@ -25,6 +25,7 @@ from gemma_ft.errors import RunNotFound
 from gemma_ft.events import Fact
 from gemma_ft.jobs.manager import JobManager
 from gemma_ft.jobs.notify import undelivered
+from gemma_ft.monitor.identity import is_halted
 from gemma_ft.monitor.machine import MachineSampler
 from gemma_ft.monitor.machine_history import flat, totals
 from gemma_ft.monitor.pace import pace_of
@@ -119,6 +120,7 @@ class LiveRuns:
                 now=time.time(),
                 pace=pace,
                 place=place,
+                halted=is_halted(state.trainer),
             )
         said["warnings"] += undelivered(followed.run, state)
         said["can"] = self._possible(followed, state, place)

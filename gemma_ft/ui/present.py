@@ -19,6 +19,7 @@ from gemma_ft.rundir import ACTIVE, RunState
 DASH = "–"
 COUNTDOWN = "{left}"
 """Stands in a sentence for the time until `clock.due_at`, which the browser counts down."""
+HALTED = " Its process does not move: a signal has halted it (SIGSTOP). Cancel ends it, SIGCONT lets it go on."
 
 HEADLINES = {
     "queued": "Waiting to start",
@@ -41,12 +42,13 @@ def view(
     now: float,
     pace: Pace | None = None,
     place: int | None = None,
+    halted: bool = False,
 ) -> dict[str, Any]:
     """Return what the dashboard says of a run's state: one headline, one line of detail, the bar, what can be done.
 
-    `about` has the run's `name` and `model`; `place` is its place in line, 1 for the next one. Times that go on by
-    themselves are not in it but what they are counted from, in `clock` (unix seconds), so it changes only when the run
-    does.
+    `about` has the run's `name` and `model`; `place` is its place in line, 1 for the next one; `halted` says that its
+    process was stopped by a signal. Times that go on by themselves are not in it but what they are counted from, in
+    `clock` (unix seconds), so it changes only when the run does.
     """
     active = state.status in ACTIVE
     pace = pace or pace_of(facts)
@@ -55,7 +57,7 @@ def view(
         "model": about["model"],
         "status": state.status,
         "headline": _headline(state, has_model=has_model),
-        "detail": _detail(state, facts, now, pace, place),
+        "detail": _detail(state, facts, now, pace, place) + (HALTED if halted and active else ""),
         "progress": _progress(state, facts),
         "clock": _clock(state, facts, pace),
         "error": state.error.model_dump() if state.error else None,

@@ -99,19 +99,18 @@ class Services:
         """Keep the runs and the engine in order while the page lives; returns at once.
 
         Runs that have lost their processes are concluded, queued ones keep somebody who waits for them, and the engine
-        is freed also when a run begins by itself or from a terminal. At the start interrupted runs are resumed if the
-        settings say so.
+        is freed also when a run begins by itself or from a terminal. Interrupted runs are resumed if the settings say
+        so: those that a restart left behind, and those whose supervisor is lost while the page lives.
         """
 
         def look() -> None:
-            pause, at_start = threading.Event(), self.settings.auto_resume
+            pause = threading.Event()
             while True:
                 # What one look cannot do (a full disk, another start that takes long) the next one does.
                 with suppress(OSError, GemmaFtError):
                     if self.in_control():
                         self.manager.reconcile()
-                        if at_start:
-                            at_start = False
+                        if self.settings.auto_resume:
                             self.manager.rescue(hub_token=self.settings.hub_token)
                     if self.manager.active() is not None:
                         self.engine.close()

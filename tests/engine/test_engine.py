@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from conftest import ROOT, wait_until
+from gemma_ft import recipes
 from gemma_ft.engine.client import EngineClient
 from gemma_ft.errors import EngineError
 from gemma_ft.jobs.manager import JobManager
@@ -92,6 +93,17 @@ def test_an_engine_that_is_killed_is_told_and_the_next_question_starts_a_new_one
         last(answers)
     assert last(engine.chat(run, "tuned", FRANCE, SHORT))["event"] == "end"
     assert pid_of(engine) != first
+
+
+def test_an_engine_that_is_halted_is_given_up_and_the_next_question_is_answered(engine: EngineClient) -> None:
+    config = recipes.try_it().model_dump(mode="json")
+    assert engine.look(config)["report"]["ok"]
+    halted = pid_of(engine)
+    os.kill(halted, signal.SIGSTOP)
+    with pytest.raises(EngineError, match="ended with code -9"):
+        engine.look(config)
+    assert engine.look(config)["report"]["ok"]
+    assert pid_of(engine) != halted
 
 
 def test_leaving_an_answer_early_frees_the_engine_for_the_next(engine: EngineClient, run: RunDir) -> None:

@@ -67,7 +67,6 @@ REFUSED = [
     (model("ada/--bad--"), ADA, "no_model", "no model", "spelling"),
     (model("ada/open", revision="v9"), ADA, "no_model", "no such revision", "model.revision"),
     (model("ada/gated"), UNKNOWN, "token", "refused", "token"),
-    (model("ada/open"), "two words", "token", "token", "Copy it again"),
     (data("ada/gated"), READER, "gated", "gated", "licence"),
     (data("ada/missing"), ADA, "no_dataset", "no data set", "spelling"),
     (data("ada/gated"), UNKNOWN, "token", "refused", "token"),
@@ -83,6 +82,13 @@ def test_a_refusal_is_told_by_its_own_kind(
     assert said in error.what_happened
     assert advice in error.what_to_do
     assert exit_code == (2 if config.data.source == "hub" else 1)
+
+
+def test_a_token_that_is_none_is_told_before_anything_starts(hub: HubServer, settings: Settings) -> None:
+    error, _ = failure_of(settings, model("ada/open"), "two words")
+    assert error.kind == "token"
+    assert "Copy it again" in error.what_to_do
+    assert hub.requests == []
 
 
 @pytest.mark.parametrize(("status", "kind"), [(429, "rate_limit"), (503, "hub_down"), (500, "hub_down")])

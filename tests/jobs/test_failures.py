@@ -28,7 +28,6 @@ from gemma_ft.train.ranks import PeerLost
 START = """
 from gemma_ft.jobs.manager import JobManager
 from gemma_ft.settings import Settings
-from gemma_ft.train.ranks import PeerLost
 
 JobManager(Settings.from_env()).reconcile()
 """

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from gemma_ft.monitor.facts import RunFacts, last_step
 from gemma_ft.monitor.identity import identify, is_alive, is_halted
 from gemma_ft.rundir import ProcessId, RunDir, create_run
 from gemma_ft.settings import Settings
+from gemma_ft.ui.live import LiveRuns
 
 LONG = recipes.try_it().model_copy(
     update={"training": TrainingConfig(max_steps=100_000, batch_size=4, max_length=64, eval_every=0, save_every=0)}
@@ -66,12 +68,14 @@ def test_a_trainer_that_is_halted_without_its_supervisor_is_ended(settings: Sett
     wait_until(lambda: identify(trainer.pid) is None, what="its end")
 
 
-def test_a_halted_trainer_is_cancelled_within_ten_seconds(settings: Settings) -> None:
+def test_a_halted_trainer_is_said_to_be_so_and_cancelled_within_ten_seconds(settings: Settings) -> None:
     manager = JobManager(settings)
     run = start_building(manager)
     trainer = run.state().trainer
     assert trainer is not None
     os.kill(trainer.pid, signal.SIGSTOP)
+    says = lambda: LiveRuns(manager).poll({"run": run.run_id})["view"]["detail"]  # noqa: E731
+    wait_until(lambda: "does not move" in says(), timeout=5, what="the page to say so")
     asked = time.monotonic()
     manager.stop(run.run_id, save=False)
     assert wait_for_end(manager, run, timeout=30).status == "stopped"
@@ -183,3 +187,12 @@ def test_a_finished_run_is_trained_further_as_a_run_of_its_own(demo_settings: Se
         checkpoint.rename(parent.path / checkpoint.name)
     with pytest.raises(ConfigError, match="no checkpoint of its last step"):
         manager.continue_run(parent.run_id, 1)
+
+
+def test_a_page_in_control_stays_so_whichever_of_its_threads_asks(tmp_path: Path) -> None:
+    """The page's own watch and the people's requests ask at the same time."""
+    for number in range(20):
+        page = Ownership(tmp_path / f"{number}.lock", "the page")
+        with ThreadPoolExecutor(8) as threads:
+            assert all(threads.map(lambda _, page=page: page.take(), range(8)))
+        page.release()

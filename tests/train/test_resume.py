@@ -5,6 +5,7 @@ The rows come in another order in each epoch and the adapters have dropout, so t
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -123,9 +124,46 @@ def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
     check_going_on(first, second, tmp_path, config, middle_of_an_epoch, middle_of_an_epoch)
 
 
-@pytest.mark.parametrize("batches", [6, 7, 8], ids=["at a step", "within a step", "at the end of an epoch"])
+@pytest.mark.parametrize(
+    "batches",
+    [6, 7, 8, 9],
+    ids=["at a step", "within a step", "at the end of an epoch", "within the first step of an epoch"],
+)
 def test_a_run_that_adds_up_batches_can_be_stopped_at_any_of_them(
     first: ProcessPoolExecutor, second: ProcessPoolExecutor, models: Path, tmp_path: Path, batches: int
 ) -> None:
     config = config_for(models / "gemma3", METHODS["sft lora"], accumulation=2)
     check_going_on(first, second, tmp_path, config, batches, batches // 2)
+
+
+def test_a_run_that_has_made_all_its_steps_makes_none_more(
+    first: ProcessPoolExecutor, second: ProcessPoolExecutor, models: Path, tmp_path: Path
+) -> None:
+    """It was ended while the result was being written; its last step is in the middle of an epoch."""
+    steps = BATCHES + 2
+    config = config_for(models / "gemma3", METHODS["sft lora"], max_steps=steps, save_every=3, schedule="constant")
+    run = create_run(tmp_path, config)
+    assert first.submit(tune_until, run, Path(config.model.id), SAMPLES["sft"], [], 0).result(300)
+    weights = saved(run)
+    shutil.rmtree(run.model)
+    assert second.submit(tune_until, run, Path(config.model.id), SAMPLES["sft"], [], 0).result(300)
+    assert [fact["step"] for fact in RunFacts(run.events).refresh().steps] == list(range(1, steps + 1))
+    assert saved(run) == weights
+    assert len(weights) == 1
+
+
+def test_an_evaluation_that_a_stop_left_out_is_made_up_for(
+    first: ProcessPoolExecutor, second: ProcessPoolExecutor, models: Path, tmp_path: Path
+) -> None:
+    samples, held_out = SAMPLES["sft"][:-2], SAMPLES["sft"][-2:]
+    config = config_for(models / "gemma3", METHODS["sft lora"], eval_every=2)
+    base = Path(config.model.id)
+    whole, parted = create_run(tmp_path, config), create_run(tmp_path, config)
+    assert first.submit(tune_until, whole, base, samples, held_out, 0).result(300)
+    assert not first.submit(tune_until, parted, base, samples, held_out, 4).result(300)
+    parted.clear_wishes()
+    assert second.submit(tune_until, parted, base, samples, held_out, 0).result(300)
+    measured = [[(e["step"], e["loss"]) for e in RunFacts(run.events).refresh().evals] for run in (whole, parted)]
+    assert [step for step, _ in measured[0]] == [2, 4, 6, 8, 9]
+    assert measured[0] == measured[1]
+    assert saved(whole) == saved(parted)

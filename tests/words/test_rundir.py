@@ -12,7 +12,7 @@ import pytest
 from gemma_ft.config import RunConfig
 from gemma_ft.errors import RunNotFound
 from gemma_ft.events import FactWriter, read_facts
-from gemma_ft.rundir import RunDir, RunState, create_run, list_runs, new_run_id, open_run
+from gemma_ft.rundir import RunDir, RunState, create_run, list_runs, new_run_id, open_run, replace_file
 
 
 @pytest.mark.parametrize(
@@ -116,3 +116,10 @@ def test_numbers_that_are_not_finite_survive(tmp_path: Path) -> None:
     assert math.isnan(float(fact["loss"]))
     assert float(fact["more"][0]) == math.inf
     assert float(fact["more"][1]["x"]) == -math.inf
+
+
+def test_a_file_that_cannot_be_replaced_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "state.json").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        replace_file(tmp_path / "state.json", "{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
