@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -67,10 +68,15 @@ class Columns:
 
 def by_column(rows: Sequence[Mapping[str, Any]], *, leave_out: frozenset[str] = frozenset()) -> dict[str, Numbers]:
     """Return rows as columns, without the fields that are left out."""
-    names = dict.fromkeys(rows[0])
-    if any(row.keys() != rows[0].keys() for row in rows):
-        names = dict.fromkeys(name for row in rows for name in row)
-    return {name: numbers([row.get(name) for row in rows]) for name in names if name not in leave_out}
+    names = list(rows[0])
+    try:
+        if len(names) < 2 or {*map(len, rows)} != {len(names)}:
+            raise KeyError
+        columns: list[Sequence[Any]] = list(zip(*map(itemgetter(*names), rows), strict=True))
+    except KeyError:  # Not all rows have the same fields.
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        columns = [[row.get(name) for row in rows] for name in names]
+    return {name: numbers(column) for name, column in zip(names, columns, strict=True) if name not in leave_out}
 
 
 def numbers(values: Sequence[Any]) -> Numbers:

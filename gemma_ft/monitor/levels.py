@@ -31,12 +31,35 @@ WARNED = re.compile(r"(?:^|[\s:])(?:\w+\.)*\w*Warning: ")
 DENIED = re.compile(r"\b(?:no|0|zero|without)\s+(?:errors?|warnings?)\b", re.IGNORECASE)
 
 
+MARKS = (
+    *(
+        b"WARN",
+        b"ERROR",
+        b"CRITICAL",
+        b"FATAL",
+        b"Traceback",
+        b"Error",
+        b"Exception",
+        b"Interrupt",
+        b"Exit",
+        b"Failure",
+    ),
+    *(b"Segmentation fault", b"Killed", b"Fatal Python error", b"terminate called", b"Aborted", b"Warning: "),
+)
+"""A line that has none of these is no error and no warning, unless it stands in a traceback."""
+
+
 class Levels:
     """Tells the level of line after line."""
 
     def __init__(self) -> None:
         self._inside = False
         self._told = False  # an error was told just before, so that a traceback belongs to it
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether what the next line is depends on the lines before it."""
+        return self._inside or self._told
 
     def of(self, line: str) -> tuple[Level, bool]:
         """Return the level of the next line, and whether it begins something to be counted."""

@@ -13,15 +13,17 @@ import time
 from collections import deque
 from collections.abc import Set
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from gemma_ft.monitor.levels import Level, Levels
+from gemma_ft.monitor.levels import MARKS, Level, Levels
 
 KEPT_LINES = 2000
 LONGEST_LINE = 2000
 PIECE = 256_000
 LONGEST_BYTES = 4 * LONGEST_LINE
 CONTROL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_]?)|[\x00-\x08\x0b-\x1f\x7f]")
+NOT_PLAIN = (b"\r", b"\x1b")
 PHASE = re.compile(r"^\d\d:\d\d:\d\d INFO (.+)$")
 
 
@@ -39,7 +41,7 @@ class LogLines:
 
     def __init__(self, path: Path, *, kept: int = KEPT_LINES) -> None:
         self.lock = threading.RLock()
-        self.lines: deque[LogLine] = deque(maxlen=kept)
+        self._kept: deque[tuple[bytes, Level, bool]] = deque(maxlen=kept)
         self.count = 0
         self.errors = 0
         self.warnings = 0
@@ -81,11 +83,15 @@ class LogLines:
 
     def since(self, number: int) -> list[LogLine]:
         """Return the lines from this number on, as far as they are kept."""
-        new = min(max(0, self.count - number), len(self.lines))
-        return [self.lines[place] for place in range(len(self.lines) - new, len(self.lines))]
+        new = min(max(0, self.count - number), len(self._kept))
+        first = self.count - new
+        return [
+            LogLine(first + place, readable(raw, cut=cut), level)
+            for place, (raw, level, cut) in enumerate(islice(self._kept, len(self._kept) - new, None))
+        ]
 
     def _begin_anew(self) -> None:
-        self.lines.clear()
+        self._kept.clear()
         self.sections.clear()
         self.count = self.errors = self.warnings = self._offset = 0
         self._rest, self._cut, self.open, self._levels = b"", False, "", Levels()
@@ -94,31 +100,47 @@ class LogLines:
     def _take(self, piece: bytes, titles: Set[str]) -> None:
         whole, newline, rest = (self._rest + piece).rpartition(b"\n")
         if newline:
-            for line in whole.split(b"\n"):
-                self._append(line, titles)
+            self._append(whole.split(b"\n"), whole, titles)
         # Of an unfinished line only what is now on the screen matters: what follows its last carriage return.
         self._rest = rest[rest.rstrip(b"\r").rfind(b"\r") + 1 :]
         if len(self._rest) > LONGEST_BYTES:
             self._rest, self._cut = self._rest[:LONGEST_BYTES], True
         self.open = readable(self._rest)
 
-    def _append(self, raw: bytes, titles: Set[str]) -> None:
-        text = readable(raw, cut=self._cut)
-        self._cut = False
+    def _append(self, lines: list[bytes], whole: bytes, titles: Set[str]) -> None:
+        """Append lines, which are `whole` when joined. Most logs have nothing to count; they are not looked at."""
+        marks = (*MARKS, *NOT_PLAIN, *(f"INFO {title}".encode() for title in titles))
+        marks = tuple(mark for mark in marks if mark in whole)
+        for raw in lines:
+            level: Level = "info"
+            if self._cut or self._levels.is_waiting or any(mark in raw for mark in marks):
+                level = self._look(raw, titles)
+            self._kept.append((drawn_last(raw)[: LONGEST_BYTES + 1], level, self._cut))
+            self._cut = False
+            self.count += 1
+
+    def _look(self, raw: bytes, titles: Set[str]) -> Level:
+        text = readable(raw)
         level, counts = self._levels.of(text)
         self.errors += counts and level == "error"
         self.warnings += counts and level == "warning"
         if (phase := PHASE.match(text)) and phase[1] in titles:
             self.sections.append((self.count, phase[1]))
-        self.lines.append(LogLine(self.count, text, level))
-        self.count += 1
+        return level
 
 
 def readable(raw: bytes, *, cut: bool = False) -> str:
     """Return a line as a terminal would leave it, as plain text."""
-    raw = raw.rstrip(b"\r")
-    raw = raw[raw.rfind(b"\r") + 1 :]
+    raw = drawn_last(raw)
     text = CONTROL.sub("", raw[: LONGEST_BYTES + 1].decode("utf-8", "replace"))
     if cut or len(raw) > LONGEST_BYTES or len(text) > LONGEST_LINE:
         return f"{text[:LONGEST_LINE]} ... (cut; the whole line is in the file)"
     return text
+
+
+def drawn_last(raw: bytes) -> bytes:
+    """Return what a line that was drawn over itself came to."""
+    if b"\r" not in raw:
+        return raw
+    raw = raw.rstrip(b"\r")
+    return raw[raw.rfind(b"\r") + 1 :]

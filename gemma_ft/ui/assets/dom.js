@@ -39,4 +39,8 @@ export function watchVisibility(node, changed) {
   new IntersectionObserver((entries) => changed(entries[entries.length - 1].isIntersecting), { rootMargin: "200px" }).observe(node);
 }
 
-export const onScreen = (element) => document.visibilityState === "visible" && element.offsetParent !== null;
+// Whether the Dashboard can be seen: with its curves, or with TensorBoard below the same buttons.
+export function onScreen(element) {
+  const around = document.querySelector("#dashboard-tabs") ?? element;
+  return document.visibilityState === "visible" && (element.offsetParent !== null || around.offsetParent !== null);
+}
