@@ -272,6 +272,7 @@ def test_the_log_has_sections_levels_a_search_and_the_whole_file(app: App, show:
     log = page.get_by_role("log", name="Log")
     expect(log.locator("summary")).to_have_text(["Training"])
     expect(log.locator(".line:not(.open)")).to_have_count(2000)
+    log.scroll_into_view_if_needed()
     expect(log.get_by_text("The training failed")).to_be_in_viewport(timeout=SECONDS)
     page.locator("button.count.error").click()
     expect(log.locator(".line:visible")).to_have_count(4)
