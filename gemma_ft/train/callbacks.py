@@ -27,6 +27,8 @@ from gemma_ft.train.room import Room, settle
 
 log = logging.getLogger("gemma_ft")
 
+Chance = tuple[torch.Tensor, list[torch.Tensor]]
+"""The state of PyTorch's random numbers, on the processor and on the GPUs."""
 KEPT_HISTORY = 10
 REWARD_FIELDS = {
     "rewards/chosen": "chosen_reward",
@@ -107,19 +109,17 @@ class FactsCallback(TrainerCallback):
 
 
 class WishesCallback(TrainerCallback):
-    """Obeys requests to stop, with a checkpoint except for a cancel, and requests to save on the way."""
+    """Obeys requests to stop, with a checkpoint except for a cancel, and requests to save on the way.
 
-    def __init__(self, control: Control) -> None:
-        self._control = control
-        self._chance: tuple[torch.Tensor, list[torch.Tensor]] | None = None
+    `before_step` returns the chance that a step which begins has to be given if it is made again.
+    """
 
-    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._chance = _chance_now()
+    def __init__(self, control: Control, before_step: Callable[[], Chance]) -> None:
+        self._control, self._before_step = control, before_step
+        self._chance: Chance | None = None
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        # Whoever resumes at the beginning of an epoch draws the order of its rows again, which uses chance.
-        if not float(state.epoch or 0.0).is_integer():
-            self._chance = _chance_now()
+        self._chance = self._before_step()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -161,7 +161,7 @@ class WishesCallback(TrainerCallback):
         control.should_save = asked != "cancel"
 
 
-def _chance_now() -> tuple[torch.Tensor, list[torch.Tensor]]:
+def chance_now() -> Chance:
     """Return the state of PyTorch's random numbers, on the processor and on the GPUs."""
     return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
 
@@ -268,8 +268,15 @@ def step_of(checkpoint: Path) -> int:
 
 
 def move_into_place(written: Path, place: Path) -> None:
-    """Put a folder that was written aside where it belongs, after its content has reached the disk."""
+    """Put a folder that was written aside where it belongs, after its content has reached the disk.
+
+    What was there before is removed last: a kill meanwhile leaves one of the two, but for the moment between two names.
+    """
     settle(written)
-    shutil.rmtree(place, ignore_errors=True)
+    replaced = place.with_name(f".{place.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
     place.parent.mkdir(parents=True, exist_ok=True)
+    if place.exists():
+        place.rename(replaced)
     written.rename(place)
+    shutil.rmtree(replaced, ignore_errors=True)

@@ -23,7 +23,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from gemma_ft.config import RunConfig
 from gemma_ft.errors import ConfigError
 from gemma_ft.train import ranks, sharding
-from gemma_ft.train.callbacks import EvaluationStopped
+from gemma_ft.train.callbacks import Chance, EvaluationStopped, chance_now
 from gemma_ft.train.encode import Encoded, Row
 from gemma_ft.train.head import install_head
 from gemma_ft.train.loading import adapter_for, computing
@@ -42,6 +42,7 @@ class Stoppable(Trainer):
     its gradient, and writes no card of its own."""
 
     gradient_norm = 0.0
+    _epoch_began: Chance | None = None
     room: Room | None = None
     """The disk to save on; a trainer that is only measured has none."""
 
@@ -90,8 +91,21 @@ class Stoppable(Trainer):
         """Train for one epoch, unless all steps were made before: the library would make one more of them."""
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
-        else:
-            super()._run_epoch(*args, **kwargs)
+            return
+        checkpoint = kwargs["resume_from_checkpoint"] if kwargs["epoch"] == kwargs["epochs_trained"] else None
+        if checkpoint is None or not kwargs["steps_trained_in_current_epoch"]:
+            if checkpoint is not None:
+                self._load_rng_state(checkpoint)
+            self._epoch_began = chance_now()
+        super()._run_epoch(*args, **kwargs)
+
+    def before_step(self) -> Chance:
+        """Return the chance that the step which begins has to be given if it is made again.
+
+        Before the first step of an epoch the library draws the order of the rows, and will draw it again.
+        """
+        began, self._epoch_began = self._epoch_began, None
+        return began or chance_now()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Leave the model card to `hub.cards`, once, at the end."""

@@ -277,4 +277,4 @@ def _add_callbacks(
         trainer.add_callback(callback)
     if ranks.is_main() or spreads:
         trainer.add_callback(SamplesCallback(ask, control, together=spreads))
-    trainer.add_callback(WishesCallback(control))
+    trainer.add_callback(WishesCallback(control, trainer.before_step))

@@ -6,6 +6,7 @@ Real processes and the tiny run of `world.py`; `make chaos` does many more cases
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from chaos.campaign import campaign, line
 from chaos.cases import PHASES, SAMPLE, VICTIMS, Case, parse, random_case
 from chaos.trial import Outcome
+from conftest import ROOT
 
 CASES = [parse(name) for name in SAMPLE]
 
@@ -57,3 +59,11 @@ def test_a_case_is_made_of_its_seed_alone() -> None:
         case = random_case(seed)
         assert parse(str(case)) == parse(str(seed)) == case
     assert len({str(random_case(seed)) for seed in range(200)}) == 200
+
+
+def test_whatever_the_life_cycle_names_exists() -> None:
+    words = re.findall(r"`(test_\w+|tests/[\w./]+)`", (ROOT / "docs" / "lifecycle.md").read_text("utf-8"))
+    tests = "\n".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(words) > 15
+    for word in words:
+        assert (ROOT / word).exists() if "/" in word else f"def {word}(" in tests, word

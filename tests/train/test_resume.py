@@ -167,3 +167,19 @@ def test_an_evaluation_that_a_stop_left_out_is_made_up_for(
     assert [step for step, _ in measured[0]] == [2, 4, 6, 8, 9]
     assert measured[0] == measured[1]
     assert saved(whole) == saved(parted)
+
+
+def test_a_run_can_be_stopped_twice_within_the_first_step_of_an_epoch(
+    first: ProcessPoolExecutor, second: ProcessPoolExecutor, models: Path, tmp_path: Path
+) -> None:
+    config = config_for(models / "gemma3", METHODS["sft lora"], accumulation=2)
+    base, samples = Path(config.model.id), SAMPLES["sft"]
+    whole, parted = create_run(tmp_path, config), create_run(tmp_path, config)
+    assert first.submit(tune_until, whole, base, samples, [], 0).result(300)
+    for batches in (BATCHES + 1, 1):
+        assert not first.submit(tune_until, parted, base, samples, [], batches).result(300)
+        assert [path.name for path in parted.checkpoints.iterdir()] == [f"checkpoint-{BATCHES // 2}"]
+        parted.clear_wishes()
+    assert second.submit(tune_until, parted, base, samples, [], 0).result(300)
+    assert len(saved(whole)) == 1
+    assert saved(whole) == saved(parted)
