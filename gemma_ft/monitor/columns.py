@@ -69,11 +69,9 @@ class Columns:
 def by_column(rows: Sequence[Mapping[str, Any]], *, leave_out: frozenset[str] = frozenset()) -> dict[str, Numbers]:
     """Return rows as columns, without the fields that are left out."""
     names = list(rows[0])
-    try:
-        if len(names) < 2 or {*map(len, rows)} != {len(names)}:
-            raise KeyError
+    if len(names) > 1 and all(row.keys() == rows[0].keys() for row in rows):
         columns: list[Sequence[Any]] = list(zip(*map(itemgetter(*names), rows), strict=True))
-    except KeyError:  # Not all rows have the same fields.
+    else:
         names = list(dict.fromkeys(name for row in rows for name in row))
         columns = [[row.get(name) for row in rows] for name in names]
     return {name: numbers(column) for name, column in zip(names, columns, strict=True) if name not in leave_out}
