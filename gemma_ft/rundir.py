@@ -15,6 +15,7 @@ import secrets
 import time
 import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -250,8 +251,7 @@ def create_run(
 
     `furnish` puts things into it; nobody sees the run before that is done.
     """
-    run = RunDir(runs / new_run_id(config))
-    run.path.mkdir(parents=True)
+    run = _new_folder(runs, config)
     run.wishes.mkdir()
     secret = config.notify.url is not None
     replace_file(run.config_file, config.model_dump_json(indent=1, context=SECRETS), mode=0o600 if secret else 0o666)
@@ -261,6 +261,15 @@ def create_run(
         furnish(run)
     run.write_state(RunState(created_at=time.time()))
     return run
+
+
+def _new_folder(runs: Path, config: RunConfig) -> RunDir:
+    """Make a folder that was not there; of many runs in one second two may draw the same id."""
+    while True:
+        run = RunDir(runs / new_run_id(config))
+        with suppress(FileExistsError):
+            run.path.mkdir(parents=True)
+            return run
 
 
 def open_run(runs: Path, run_id: str) -> RunDir:

@@ -38,12 +38,18 @@ class EngineClient:
         self._log, self._environment, self._folder = log, dict(environment), working_folder
         self._lock = threading.Lock()
         self._engine: _Engine | None = None
+        self._run_id: str | None = None
 
     @property
     def pid(self) -> int | None:
         """The number of the engine's process, or `None` while there is none."""
         engine = self._engine
         return engine.process.pid if engine and engine.process.poll() is None else None
+
+    @property
+    def run_id(self) -> str | None:
+        """The run whose model the engine was asked about last, and holds; `None` while there is no engine."""
+        return self._run_id if self.pid is not None else None
 
     def warm(self) -> None:
         """Start the engine if it is not running, so that the first question need not wait for it."""
@@ -72,6 +78,7 @@ class EngineClient:
         The token, for a base model that is gated, goes through the pipe. Leaving the iteration early cancels the
         question. Raises `EngineError`.
         """
+        self._run_id = run.run_id
         question = {"op": "chat", "run": str(run.path), "side": side, "messages": messages, "token": hub_token}
         yield from self._ask({**question, "sampling": asdict(sampling)})
 

@@ -7,8 +7,10 @@ run's own folder is removed: symbolic links are not followed. Asks nobody for co
 
 from __future__ import annotations
 
+import errno
 import secrets
 import shutil
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,7 @@ DELETED = ".deleted-"
 WRITING = ".writing"
 """Where the trainer writes what is not whole yet; in a run that has ended it is a left-over."""
 LOCK_SECONDS = 60.0
+LAST_WORDS_SECONDS = 5.0
 
 
 def delete_run(manager: JobManager, run_id: str, *, in_use: Collection[str] = ()) -> int:
@@ -91,9 +94,14 @@ def _set_aside(folder: Path, aside: Path) -> Path:
 
 def _remove(folder: Path) -> None:
     """Remove a folder that was set aside. Raises `DiskError` when something of it cannot be removed."""
-    try:
-        shutil.rmtree(folder)
-    except FileNotFoundError:  # Somebody else sweeps, too.
-        shutil.rmtree(folder, ignore_errors=True)
-    except OSError as exc:
-        raise DiskError(f"{folder} cannot be removed: {exc.strerror}.", "Remove it by hand.") from exc
+    deadline = time.monotonic() + LAST_WORDS_SECONDS
+    while folder.exists():
+        try:
+            shutil.rmtree(folder)
+        except FileNotFoundError:  # Somebody else sweeps, too.
+            continue
+        except OSError as exc:
+            # A supervisor that has written the last state may still write its last words into the folder.
+            if exc.errno != errno.ENOTEMPTY or time.monotonic() > deadline:
+                raise DiskError(f"{folder} cannot be removed: {exc.strerror}.", "Remove it by hand.") from exc
+            time.sleep(0.05)

@@ -39,7 +39,7 @@ from gemma_ft.monitor.kernel import MemoryKills
 from gemma_ft.monitor.machine import MachineSampler, Sample
 from gemma_ft.redaction import redact_output
 from gemma_ft.rundir import RunDir, RunState, StopProgress, Wish
-from gemma_ft.settings import Settings
+from gemma_ft.settings import NOTIFY_URL, Settings
 
 TICK_SECONDS = 0.2
 SAMPLE_SECONDS = 1.0
@@ -241,12 +241,13 @@ def survives() -> Iterator[None]:
 
 def main(path: str) -> int:
     """Supervise the run in this folder; returns 1 when another supervisor has it already, or when this one failed."""
-    run, settings = RunDir(Path(path)), Settings.from_env()
-    redact_output(os.environ.get("HF_TOKEN"), settings.notify_url, *run.secrets())
+    run, settings = RunDir(Path(path)), None
+    redact_output(os.environ.get("HF_TOKEN"), os.environ.get(NOTIFY_URL), *run.secrets())
     lock = os.open(run.supervisor_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     if not _lock(lock):
         return 1
     try:
+        settings = Settings.from_env()
         supervisor = Supervisor(run, settings, lock)
         signal.signal(signal.SIGTERM, supervisor.ask_to_leave)
         supervisor.follow()
@@ -258,7 +259,8 @@ def main(path: str) -> int:
         run.write_state(run.state().model_copy(update={"status": "failed", "error": report, "ended_at": time.time()}))
         raise
     finally:
-        announce_end(run, settings)
+        if settings is not None:
+            announce_end(run, settings)
         os.close(lock)  # Whoever resumes the run need not wait until the notice has arrived.
     return 0
 

@@ -33,6 +33,7 @@ class Watchdog:
         self._before = run.events.stat().st_size if run.events.exists() else 0
         self._reactions = AlertsConfig()
         self._alerts: Alerts | None = None
+        self._writer: FactWriter | None = None
         # A configuration that cannot be read is told by the trainer; there will be nothing to watch.
         with suppress(ConfigError):
             self._watch(run.config())
@@ -42,6 +43,9 @@ class Watchdog:
 
         Returns the alerts that are new; they are written down already, and what was to be done was asked for.
         """
+        if self._writer is not None:
+            with suppress(OSError):
+                self._writer.write_held()
         if self._alerts is None or self._run.wished():  # It is being stopped already.
             return []
         try:
@@ -91,11 +95,12 @@ class Watchdog:
         return action
 
     def _tell(self, changes: Iterable[tuple[Alert, Action]]) -> None:
-        """Write changes down as facts `alert`. A full disk, of which there may be an alert, keeps nothing from it."""
+        """Write changes down as facts `alert`; those that find the disk full follow once there is room."""
         for alert, action in changes:
             with suppress(OSError):
-                writer = FactWriter(self._run.alerts)
-                writer.append(
+                if self._writer is None:
+                    self._writer = FactWriter(self._run.alerts)
+                self._writer.append(
                     "alert",
                     rule=alert.rule,
                     severity=alert.severity,
@@ -106,4 +111,3 @@ class Watchdog:
                     action=action,
                     active=alert.active,
                 )
-                writer.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from operator import itemgetter
 from typing import Any
 
@@ -69,9 +70,11 @@ class Columns:
 def by_column(rows: Sequence[Mapping[str, Any]], *, leave_out: frozenset[str] = frozenset()) -> dict[str, Numbers]:
     """Return rows as columns, without the fields that are left out."""
     names = list(rows[0])
-    if len(names) > 1 and all(row.keys() == rows[0].keys() for row in rows):
-        columns: list[Sequence[Any]] = list(zip(*map(itemgetter(*names), rows), strict=True))
-    else:
+    columns: list[Sequence[Any]] = []
+    if len(names) > 1 and {*map(len, rows)} == {len(names)}:
+        with suppress(KeyError):  # Not all rows have the same fields.
+            columns = list(zip(*map(itemgetter(*names), rows), strict=True))
+    if not columns:
         names = list(dict.fromkeys(name for row in rows for name in row))
         columns = [[row.get(name) for row in rows] for name in names]
     return {name: numbers(column) for name, column in zip(names, columns, strict=True) if name not in leave_out}

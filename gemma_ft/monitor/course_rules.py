@@ -10,7 +10,7 @@ from gemma_ft.events import Fact
 from gemma_ft.monitor.rules import LONGEST_GAP_SECONDS, Rule, Sample, Setup, number, step_of
 from gemma_ft.monitor.silence import LONGEST_PAUSE_SECONDS, patience
 
-HUB_FAILURES = frozenset({"hub", "hub_down", "network", "rate_limit"})
+HUB_FAILURES = frozenset({"hub", "hub_down", "network", "rate_limit", "token"})
 """Kinds of errors that come from the Hub or the way to it."""
 HUB_WORDS = "Hub could not be reached"
 

@@ -59,6 +59,8 @@ def main(path: str) -> int:
         log.exception("The training failed")
         if ranks.lost_peer(exc):
             exc = ranks.PeerLost()
+            if control is not None and control.asked() == "interrupted":
+                return STOPPED  # The supervisor is gone as well: an interruption, and no failure of this run.
         if ranks.count() == 1 or not _is_told(run, attempt):
             facts.append("result", sync=True, outcome="failed", attempt=attempt, error=explain(exc, token).model_dump())
             wait_until_written(facts, control)

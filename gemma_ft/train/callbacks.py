@@ -113,9 +113,13 @@ class WishesCallback(TrainerCallback):
         self._control = control
         self._chance: tuple[torch.Tensor, list[torch.Tensor]] | None = None
 
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._chance = _chance_now()
+
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        self._chance = torch.get_rng_state(), on_gpus
+        # Whoever resumes at the beginning of an epoch draws the order of its rows again, which uses chance.
+        if not float(state.epoch or 0.0).is_integer():
+            self._chance = _chance_now()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -155,6 +159,11 @@ class WishesCallback(TrainerCallback):
         control.should_training_stop = True
         control.should_evaluate = False
         control.should_save = asked != "cancel"
+
+
+def _chance_now() -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Return the state of PyTorch's random numbers, on the processor and on the GPUs."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
 
 
 class BestCallback(TrainerCallback):

@@ -27,7 +27,7 @@ from gemma_ft.train.progress import Progress
 
 POLL_SECONDS = 1.0
 TELL_SECONDS = 15.0
-"""How often the figures in the phase are told anew."""
+"""How often the phase is told anew, with the figures of the moment."""
 LONGEST_PAUSE_SECONDS = 30.0
 """How long to wait at most before it is tried again, when there seems to be room (quotas do not show)."""
 
@@ -86,6 +86,8 @@ class Room:
             figures = f"{size_in_words(free)} free are not enough"
         if (phase := f"waiting for disk space ({figures})") != self._progress.current:
             self._progress.phase(phase)
+        else:
+            self._progress.fact("phase", phase=phase)  # A sign of life.
         if not self._warned:
             self._warned = True
             said = "It goes on by itself once there is room; delete checkpoints of old runs, for example."

@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from gemma_ft.ui.bell import place_toggle
+from gemma_ft.ui.disk_panel import add_disk_panel
 from gemma_ft.ui.live import LiveRuns
 from gemma_ft.ui.served import answer
 from gemma_ft.ui.services import Services
@@ -93,6 +94,7 @@ def build_dashboard(services: Services, token: gr.Textbox) -> Dashboard:
             )
         with gr.Tab("TensorBoard", elem_id="tab-tensorboard") as tensorboard:
             add_tensorboard(tensorboard, shown_run)
+    add_disk_panel(services, shown_run)
 
     def follow(event: gr.EventData) -> list[Any]:
         state = dict(event._data or {})

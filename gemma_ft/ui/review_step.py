@@ -61,7 +61,7 @@ def check_values(services: Services, values: dict[str, Any], token_typed: str | 
         return f"### Not ready yet\n\n{problems_markdown(refused(exc)['problems'])}", "", None
     heading = "Checking" if report["ok"] else "Not ready yet"
     kept_back = "# notify.url is set; it is not shown.\n" if config.notify.url else ""
-    return _verdict(heading, config, report), config.to_yaml() + kept_back, report
+    return _verdict(heading, config, report), kept_back + config.to_yaml(), report
 
 
 def plan_values(

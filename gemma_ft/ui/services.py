@@ -22,6 +22,7 @@ from gemma_ft.errors import ConfigError, GemmaFtError, RunBusy
 from gemma_ft.jobs.manager import JobManager
 from gemma_ft.jobs.ownership import Ownership
 from gemma_ft.jobs.spawn import PROJECT_ROOT, own_environment
+from gemma_ft.jobs.storage import delete_checkpoints, delete_run
 from gemma_ft.rundir import RunDir
 from gemma_ft.settings import Settings, clean_token
 from gemma_ft.webhook import parse_webhook
@@ -80,6 +81,12 @@ class Services:
         self.require_control()
         self._free_engine()
         return self.manager.continue_run(run_id, epochs, hub_token=hub_token, request=request)
+
+    def delete(self, run_id: str, *, only_checkpoints: bool) -> int:
+        """Delete a run or its checkpoints; return the bytes. Raises `RunNotFound`, `RunBusy`, `DiskError`."""
+        self.require_control()
+        remove = delete_checkpoints if only_checkpoints else delete_run
+        return remove(self.manager, run_id, in_use=[run for run in (self.engine.run_id,) if run])
 
     def rescue(self, hub_token: str | None) -> list[RunDir]:
         """Resume every run that was interrupted; return them. Raises `RunBusy`."""

@@ -20,7 +20,7 @@ import gradio as gr
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from gemma_ft.monitor.event_files import EventFiles
@@ -50,7 +50,7 @@ def tensorboard_routes(runs: Path) -> list[BaseRoute]:
     return [
         Route("/tensorboard", _with_slash),
         Route("/font-roboto/{name}", _font),  # asked for from the root by TensorBoard's style sheet
-        Mount("/tensorboard", TensorBoard(runs)),
+        Route("/tensorboard/{path:path}", TensorBoard(runs)),
     ]
 
 
@@ -63,9 +63,8 @@ def add_tensorboard(tab: gr.Tab, shown_run: gr.Textbox) -> None:
 
 def frame_of(run_id: str) -> str:
     """Return the frame that shows TensorBoard; without a run it shows all of them."""
-    only = f"&runFilter={quote(f'^{run_id}$', safe='')}" if run_id else ""
-    # The query makes the browser load it anew for another run; what follows the # alone would not.
-    address = f"tensorboard/?run={quote(run_id, safe='')}#timeseries{only}"
+    only = f"?runFilter={quote(f'^{run_id}$', safe='')}" if run_id else ""
+    address = f"tensorboard/{only}#timeseries"
     return f'<iframe class="tensorboard" title="TensorBoard" src="{html.escape(address)}"></iframe>'
 
 

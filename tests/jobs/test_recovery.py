@@ -20,8 +20,9 @@ from gemma_ft.events import read_facts
 from gemma_ft.jobs.heartbeat import silent_seconds
 from gemma_ft.jobs.manager import MOST_RESCUES, JobManager
 from gemma_ft.jobs.ownership import Ownership
-from gemma_ft.monitor.facts import RunFacts, last_step
+from gemma_ft.monitor.facts import RunFacts
 from gemma_ft.monitor.identity import identify, is_alive, is_halted
+from gemma_ft.monitor.summary import last_step
 from gemma_ft.rundir import ProcessId, RunDir, create_run
 from gemma_ft.settings import Settings
 from gemma_ft.ui.live import LiveRuns

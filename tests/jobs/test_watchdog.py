@@ -22,6 +22,7 @@ from gemma_ft.monitor.rules import Rule, Sample
 from gemma_ft.rundir import RunDir, create_run
 from gemma_ft.settings import Settings
 from monitor.streams import GB, noisy, steps, training
+from small_disk import mounted
 
 EXPLODED = [training(), *steps([*noisy(40, noise=0.02, fall=2.0), *[9.0] * 20])]
 FULL: Sample = {"memory_used": 63 * GB, "memory_total": 64 * GB}
@@ -121,7 +122,21 @@ def test_a_long_run_is_learned_a_piece_at_a_look_and_a_torn_line_holds_nothing_u
     assert "loss_explodes" in [alert.rule for alert in watchdog.look({})]
 
 
-def test_a_full_disk_keeps_nobody_from_acting(tmp_path: Path) -> None:
+def test_an_alert_that_finds_the_disk_full_is_written_once_there_is_room(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", 4_000_000) as disk:
+        run = run_with(disk.path, [], loss_explodes="stop")
+        watchdog = Watchdog(run)
+        append(run, EXPLODED)
+        disk.fill()
+        assert "loss_explodes" in [alert.rule for alert in watchdog.look({})]
+        assert run.wished() == "stop"
+        assert told(run) == []
+        disk.empty()
+        watchdog.look({})
+        assert ("loss_explodes", True, "stop") in told(run)
+
+
+def test_alerts_that_cannot_be_written_keep_nobody_from_acting(tmp_path: Path) -> None:
     run = run_with(tmp_path, [], loss_explodes="stop")
     run.alerts.mkdir()  # What is written there fails.
     watchdog = Watchdog(run)

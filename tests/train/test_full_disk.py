@@ -165,7 +165,10 @@ def test_whoever_cancels_a_run_that_waits_for_room_is_obeyed(small_disk: SmallDi
     run, trainer = start_and_fill(small_disk, manager, config(), leave=300_000)
     wait_until(lambda: WAITING in manager.state(run).phase, timeout=120, what="a word that it waits")
     manager.stop(run.run_id, save=False)
-    assert wait_for_end(manager, run, timeout=15).status == "stopped"
+    state = wait_for_end(manager, run, timeout=30)
+    assert state.status == "stopped"
+    assert state.stop is not None
+    assert state.stop.rung == "asked", "it did not leave by itself"
     assert not psutil.pid_exists(trainer)
     assert not run.checkpoints.exists()
 
@@ -220,6 +223,7 @@ def test_a_run_that_the_disk_cannot_hold_fails_before_the_model_is_loaded(
     assert "loading the model" not in phases(run)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own thread ends.
 def test_tensorboard_goes_on_in_a_new_file(small_disk: SmallDisk, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from transformers import TrainerControl, TrainerState, TrainingArguments

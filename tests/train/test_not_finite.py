@@ -76,7 +76,7 @@ def test_a_step_or_two_without_a_usable_gradient_are_passed_over_and_heal(
     facts = RunFacts(run.events).refresh()
     good = [step not in bad for step in range(1, STEPS + 1)]
     assert finite([fact["loss"] for fact in facts.steps]) == good
-    assert finite([fact["grad_norm"] for fact in facts.steps]) == good
+    assert finite([fact.get("grad_norm", "nan") for fact in facts.steps]) == good
     assert [warning.partition(" was")[0] for warning in facts.warnings] == [f"Step {step}" for step in bad]
     assert facts.steps[-1]["loss"] < next(fact["loss"] for fact in facts.steps if fact["step"] not in bad)
     assert names(run) == [f"checkpoint-{STEPS}"]

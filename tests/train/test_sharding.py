@@ -160,13 +160,13 @@ def test_preferences_are_learned_as_by_one_process(demo_settings: Settings, tmp_
 @pytest.mark.train
 @pytest.mark.slow
 def test_the_best_weights_become_the_result(demo_settings: Settings) -> None:
-    """The second half of the run has a learning rate that spoils what the first has learned."""
+    """The learning rate is nought in the first step and spoils the model in the others; the last is not the best."""
     given = FULL | {"training__keep_best": True, "training__learning_rate": 0.05, "training__schedule": "constant"}
-    given |= {"training__eval_every": 1, "training__max_steps": 5}
+    given |= {"training__eval_every": 1, "training__max_steps": 4}
     one, two = (finish(demo_settings, config_with(n, **given)) for n in (1, 2))
     best = [fact["step"] for run in (one, two) for fact in read_facts(run.events)[0] if fact.get("kind") == "best"]
     assert len(best) == 2
-    assert best[0] == best[1] < 5
+    assert best[0] == best[1] < 4
     require_same_result(demo_settings, one, two)
 
 
@@ -174,20 +174,58 @@ def test_the_best_weights_become_the_result(demo_settings: Settings) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["none", "lora"])
 def test_a_stopped_run_goes_on_to_the_same_result(demo_settings: Settings, adapter: str) -> None:
-    config = config_with(2, method__adapter=adapter, method__dropout=0.2, training__max_steps=40)
+    given: dict[str, Any] = {"method__adapter": adapter, "method__dropout": 0.2, "training__eval_every": 0}
+    config = config_with(2, training__max_steps=40, **given)
     whole = finish(demo_settings, config)
-    manager = JobManager(demo_settings)
-    parted = manager.start(config)
-    wait_until(lambda: RunFacts(parted.events).refresh().steps[2:], timeout=TIMEOUT, what="a few steps")
-    manager.stop(parted.run_id)
-    assert wait_for_end(manager, parted, timeout=TIMEOUT).status == "stopped", parted.log.read_text()
-    assert [(path / "parts").is_dir() for path in parted.checkpoints.iterdir()] == [True]
-    manager.resume(parted.run_id)
-    state = wait_for_end(manager, parted, timeout=TIMEOUT)
-    assert state.status == "finished", f"{state.error}\n{parted.log.read_text()}"
-    losses = [[fact["loss"] for fact in RunFacts(run.events).refresh().steps] for run in (whole, parted)]
-    assert losses[0] == losses[1]
+    manager, parted = stopped_on_the_way(demo_settings, config)
+    go_on(manager, parted)
+    assert losses_of(whole) == losses_of(parted)
     require_same_result(demo_settings, whole, parted)
+
+
+@pytest.mark.train
+@pytest.mark.slow
+def test_another_number_of_processes_goes_on_and_one_alone_refuses(demo_settings: Settings) -> None:
+    config = config_with(2, training__max_steps=40, training__eval_every=0, **FULL)
+    whole = finish(demo_settings, config_with(1, training__max_steps=40, training__eval_every=0, **FULL))
+    manager, run = stopped_on_the_way(demo_settings, config)
+    as_if_configured(run, {"compute.processes": 1, "compute.sharding": "auto"})
+    manager.resume(run.run_id)
+    state = wait_for_end(manager, run, timeout=TIMEOUT)
+    assert state.status == "failed"
+    assert state.error is not None
+    assert "spread" in state.error.what_happened
+    as_if_configured(run, {"compute.processes": 4, "compute.sharding": "auto"})
+    go_on(manager, run)
+    facts = read_facts(run.events)[0]
+    assert any("written by 2 processes, and 4 go on" in fact.get("message", "") for fact in facts)
+    assert [len(fact["held"]) for fact in facts if fact["event"] == "sharding"] == [2, 4]
+    assert losses_of(run) == pytest.approx(losses_of(whole), abs=1e-3)
+
+
+def stopped_on_the_way(settings: Settings, config: RunConfig) -> tuple[JobManager, RunDir]:
+    manager = JobManager(settings)
+    run = manager.start(config)
+    wait_until(lambda: RunFacts(run.events).refresh().steps[2:], timeout=TIMEOUT, what="a few steps")
+    manager.stop(run.run_id)
+    assert wait_for_end(manager, run, timeout=TIMEOUT).status == "stopped", run.log.read_text()
+    assert [(path / "parts").is_dir() for path in run.checkpoints.iterdir()] == [True]
+    return manager, run
+
+
+def go_on(manager: JobManager, run: RunDir) -> None:
+    manager.resume(run.run_id)
+    state = wait_for_end(manager, run, timeout=TIMEOUT)
+    assert state.status == "finished", f"{state.error}\n{run.log.read_text()}"
+
+
+def losses_of(run: RunDir) -> list[float]:
+    return [fact["loss"] for fact in RunFacts(run.events).refresh().steps]
+
+
+def as_if_configured(run: RunDir, changes: dict[str, Any]) -> None:
+    """Have the run find another number of processes than before, as on a machine with other GPUs."""
+    (run.path / "config.json").write_text(run.config().changed(changes).model_dump_json())
 
 
 def test_what_cannot_be_spread_is_refused_in_words() -> None:

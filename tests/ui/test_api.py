@@ -32,8 +32,10 @@ def test_a_program_starts_watches_stops_resumes_and_asks(start_app: Callable[[],
 
     run_id = client.predict(config, api_name="/start_run")
     wait_until(lambda: client.predict(run_id, api_name="/run")["step"] > 3, timeout=120, what="a few steps")
-    with pytest.raises(Exception, match="still going"):
-        client.predict(config, api_name="/start_run")
+    queued = client.predict(config, "one press", api_name="/start_run")
+    assert client.predict(config, "one press", api_name="/start_run") == queued
+    assert client.predict(queued, api_name="/run")["status"] == "queued"
+    client.predict(queued, api_name="/stop_run")
     with pytest.raises(Exception, match="is going on"):
         client.predict(run_id, "hello", api_name="/chat")
     client.predict(run_id, True, api_name="/stop_run")
@@ -44,7 +46,7 @@ def test_a_program_starts_watches_stops_resumes_and_asks(start_app: Callable[[],
     assert wait_for_end(app.manager, run).status == "finished"
     summary = client.predict(run_id, api_name="/run")
     assert (summary["status"], summary["step"]) == ("finished", 150)
-    assert [listed["run_id"] for listed in client.predict(api_name="/runs")] == [run_id]
+    assert [listed["run_id"] for listed in client.predict(api_name="/runs")] == [queued, run_id]
 
     question = "What is the capital of France?"
     assert client.predict(run_id, question, "tuned", api_name="/chat") == "The capital of France is Paris."
