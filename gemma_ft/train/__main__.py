@@ -101,7 +101,8 @@ def train(run: RunDir, progress: Progress, control: Control) -> tuple[str, Error
     progress.phase("tokenising the data")
     tokenizer = load_tokenizer(base)
     limit = config.training.max_length
-    (rows, lost), (held_out, _) = (encode_all(part, tokenizer, limit) for part in (data.train, data.validation))
+    rows, lost = encode_all(data.train, tokenizer, limit, progress.report)
+    held_out, _ = encode_all(data.validation, tokenizer, limit)
     if lost:
         progress.warn(f"{lost:,} rows were left out: within {limit:,} tokens there is nothing in them to learn.")
     if shortened := sum(row.cut > 0 for row in rows):

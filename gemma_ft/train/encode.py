@@ -15,7 +15,7 @@ Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -25,6 +25,7 @@ from gemma_ft.train.template import Piece, conversation_pieces, pair_pieces, ren
 
 IGNORED = -100
 """The label of a token that is not trained; the value that PyTorch's cross entropy skips."""
+Report: TypeAlias = Callable[[int, int], None]
 AT_ONCE = 1000
 CHARACTERS_AT_ONCE = 1_000_000
 """How many samples, and characters, are tokenised at once: the tokenizer needs some 100 bytes for each character."""
@@ -108,12 +109,21 @@ def encode(sample: Sample, tokenizer: Any, max_length: int) -> Row:
     return encode_many([sample], tokenizer, max_length)[0]
 
 
-def encode_all(samples: Sequence[Sample], tokenizer: Any, max_length: int) -> tuple[list[Row], int]:
+def encode_all(
+    samples: Sequence[Sample], tokenizer: Any, max_length: int, report: Report | None = None
+) -> tuple[list[Row], int]:
     """Return the rows that teach something, and how many do not, because what would be learned was cut off.
 
-    Raises `DataError` when nothing is left, and what `encode` raises.
+    `report` is told how many rows are done, of how many, once for each percent at most. Raises `DataError` when nothing
+    is left, and what `encode` raises.
     """
-    encoded = [row for batch in batches(samples) for row in encode_many(batch, tokenizer, max_length)]
+    encoded: list[Row] = []
+    reported = 0
+    for batch in batches(samples):
+        encoded += encode_many(batch, tokenizer, max_length)
+        if report is not None and 100 * len(encoded) // len(samples) > reported:
+            reported = 100 * len(encoded) // len(samples)
+            report(len(encoded), len(samples))
     useful = [row for row in encoded if row.num_trained]
     if encoded and not useful:
         what = (

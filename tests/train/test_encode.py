@@ -249,7 +249,9 @@ def test_each_sequence_of_a_pair_is_cut_on_its_own(gemma3: Any) -> None:
 
 def test_every_bundled_row_is_taught_whole(gemma3: Any) -> None:
     data = prepare(DataConfig())
-    rows, lost = encode_all(data.train, gemma3, 128)
+    told: list[tuple[int, int]] = []
+    rows, lost = encode_all(data.train, gemma3, 128, lambda done, total: told.append((done, total)))
+    assert told[-1] == (len(data.train), len(data.train))
     assert (len(rows), lost) == (len(data.train), 0)
     assert all(row.cut == 0 for row in rows)
     assert rows == [encode(sample, gemma3, 128) for sample in data.train]

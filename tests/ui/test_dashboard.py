@@ -325,9 +325,9 @@ def test_curves_over_time_and_tokens_alerts_and_other_runs(app: App, show: Calla
     expect(page.locator(".alerts summary")).to_have_text("Alerts: 1")
 
     first = "() => document.querySelector('#loss-chart').data[1].x"
-    page.get_by_text("Tokens", exact=True).first.click()
+    page.locator(".segments").get_by_text("Tokens").click()
     page.wait_for_function(f"({first})().at(-1) === {300 * TOKENS}", timeout=SECONDS)
-    page.get_by_text("Time", exact=True).first.click()
+    page.locator(".segments").get_by_text("Time").click()
     page.wait_for_function(f"Math.abs(({first})().at(-1) - 300 * {STEP_SECONDS} - 2 * 1.25) < 0.1", timeout=SECONDS)
     page.get_by_label("Log scale").check()
     page.wait_for_function("() => document.querySelector('#loss-chart').layout.yaxis.type === 'log'", timeout=SECONDS)
