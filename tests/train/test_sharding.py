@@ -186,8 +186,12 @@ def test_a_stopped_run_goes_on_to_the_same_result(demo_settings: Settings, adapt
 @pytest.mark.train
 @pytest.mark.slow
 def test_another_number_of_processes_goes_on_and_one_alone_refuses(demo_settings: Settings) -> None:
-    config = config_with(2, training__max_steps=40, training__eval_every=0, **FULL)
-    whole = finish(demo_settings, config_with(1, training__max_steps=40, training__eval_every=0, **FULL))
+    given = FULL | {
+        "training__max_steps": 30,
+        "training__eval_every": 0,
+    }  # within an epoch, whose last batch is filled up
+    config = config_with(2, **given)
+    whole = finish(demo_settings, config_with(1, **given))
     manager, run = stopped_on_the_way(demo_settings, config)
     as_if_configured(run, {"compute.processes": 1, "compute.sharding": "auto"})
     manager.resume(run.run_id)
