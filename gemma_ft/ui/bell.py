@@ -32,8 +32,7 @@ def place_watcher(services: Services) -> None:
         html_template="<div></div>",
         js_on_load=IMPORT.replace("{}", "bell.watch(server.ends)"),
         server_functions=[ends],
-        visible="hidden",
-        elem_id="bell-watcher",
+        elem_id="bell-watcher",  # Hidden by the style: the script of a component that is not visible does not run.
     )
 
 
