@@ -31,6 +31,7 @@ RENEW_SECONDS = 2.0
 RELOAD_SECONDS = 5
 WORKERS = 4
 METHODS = ("GET", "HEAD", "POST")  # TensorBoard asks for its curves by POST
+STORAGE = b'<head><script src="../gemma_ft/storage.js"></script>'
 NOT_SIGNED_IN = "Not signed in. Sign in on the page first."
 SORRY = """<!doctype html><html lang="en"><meta charset="utf-8"><title>TensorBoard</title>
 <body style="font-family: system-ui, sans-serif; margin: 3rem auto; max-width: 40rem; color: #334155; background: #fff">
@@ -158,7 +159,7 @@ class Board:
             board.assets_zip_provider,
             getattr(self._ingester, "deprecated_multiplexer", None),
         )
-        self.app: Any = WSGIMiddleware(wsgi, workers=WORKERS)
+        self.app: Any = WSGIMiddleware(_with_storage(wsgi), workers=WORKERS)
         threading.Thread(target=self._keep_in_step, name="TensorBoard's links", daemon=True).start()
 
     def close(self) -> None:
@@ -172,6 +173,22 @@ class Board:
                 self._files.renew()
             except OSError as exc:
                 log.debug("links to event files: %s", exc)
+
+
+def _with_storage(wsgi: Any) -> Any:
+    """Let TensorBoard's page load `storage.js` first; see there."""
+    from werkzeug.wrappers import Response as WsgiResponse
+
+    def answer(environ: dict[str, Any], start_response: Any) -> Any:
+        if environ["PATH_INFO"] not in ("/", "/index.html"):
+            return wsgi(environ, start_response)
+        plain = {name: value for name, value in environ.items() if name != "HTTP_ACCEPT_ENCODING"}
+        page = WsgiResponse.from_app(wsgi, plain, buffered=True)
+        if plain["REQUEST_METHOD"] != "HEAD":
+            page.set_data(page.get_data().replace(b"<head>", STORAGE, 1))
+        return page(environ, start_response)
+
+    return answer
 
 
 def _start_reading(flags: Any) -> Any:

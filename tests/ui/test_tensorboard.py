@@ -7,19 +7,22 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
-from conftest import ROOT, App, answers, free_port, wait_until
+from conftest import App, answers, free_port, wait_until
 from gemma_ft import recipes
 from gemma_ft.jobs.spawn import own_environment
 from gemma_ft.rundir import RunDir, create_run
 from gemma_ft.settings import Settings
+from served import served
 
 SECONDS = 60_000
 CURVES = "tensorboard/data/plugin/scalars/scalars"
@@ -42,30 +45,10 @@ app.main()
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., App]]:
-    """A function that serves the page with a small program of its own; what is given more goes to its environment."""
-    started: list[App] = []
-
-    def start(code: str = "import app; app.main()", **environment: str) -> App:
+    """A function that serves the page with a small program; see `served`."""
+    with ExitStack() as stack:
         settings = Settings(home=tmp_path / "home", port=free_port())
-        settings.home.mkdir(exist_ok=True)
-        whole = {
-            **own_environment(),
-            "GEMMA_FT_HOME": str(settings.home),
-            "GRADIO_SERVER_PORT": str(settings.port),
-            **environment,
-        }
-        with (settings.home / "app.log").open("ab") as log:
-            process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=whole, stdout=log, stderr=log)
-        app = App(settings, process)
-        started.append(app)
-        wait_until(lambda: process.poll() is not None or answers(app.url), what="the page to answer", timeout=120)
-        assert process.poll() is None, (settings.home / "app.log").read_text()
-        return app
-
-    yield start
-    for app in started:
-        app.process.terminate()
-        app.process.wait(20)
+        yield lambda *code, **environment: stack.enter_context(served(settings, *code, **environment))
 
 
 def new_run(settings: Settings, values: tuple[float, ...] = (3.0, 2.0, 1.0)) -> RunDir:
@@ -114,7 +97,8 @@ def test_the_tab_shows_the_scalars_of_the_run_on_the_screen(
     page.on("request", lambda request: asked.append(request.url))
     page.get_by_role("tab", name="TensorBoard").click()
     frame = page.frame_locator("iframe[title=TensorBoard]")
-    expect(frame.locator("card-view").filter(has_text="train/loss").first).to_contain_text(run.run_id, timeout=SECONDS)
+    frame.get_by_placeholder("Filter tags (regex)").fill("^train/loss$", timeout=SECONDS)
+    expect(frame.locator("card-view", has_text=run.run_id).first).to_contain_text("loss", timeout=SECONDS)
     expect(frame.get_by_placeholder("Filter runs (regex)")).to_have_value(f"^{run.run_id}$")
     assert any("/tensorboard/" in url for url in asked)
     told = curves(client(app), run)
@@ -128,9 +112,9 @@ def test_nothing_of_it_is_loaded_before_the_tab_is_opened_nor_again_when_one_com
     serve: Callable[..., App], open_page: Callable[..., Page]
 ) -> None:
     app = serve()
-    new_run(app.settings)
+    run = new_run(app.settings)
     page = open_page(f"{app.url}/?tab=dashboard")
-    expect(page.get_by_role("tab", name="TensorBoard")).to_be_visible(timeout=SECONDS)
+    expect(page.locator("#shown-run textarea, #shown-run input").first).to_have_value(run.run_id, timeout=SECONDS)
     assert page.locator("iframe").count() == 0
     assert children_of(app) == []
     page.get_by_role("tab", name="TensorBoard").click()
@@ -147,7 +131,7 @@ def test_nothing_of_it_is_loaded_before_the_tab_is_opened_nor_again_when_one_com
 
 @pytest.mark.browser
 def test_it_works_in_a_page_that_is_itself_in_a_frame_of_another_site(
-    serve: Callable[..., App], open_page: Callable[..., Page], tmp_path: Path
+    serve: Callable[..., App], browser: Browser, tmp_path: Path
 ) -> None:
     app = serve()
     new_run(app.settings)
@@ -160,11 +144,13 @@ def test_it_works_in_a_page_that_is_itself_in_a_frame_of_another_site(
     server = subprocess.Popen(command, cwd=tmp_path / "outer", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_until(lambda: answers(f"http://localhost:{outer}"), what="the outer page")
-        page = open_page(f"http://localhost:{outer}/", first_part="http://")
+        page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+        page.goto(f"http://localhost:{outer}/")
         space = page.frame_locator("iframe").first
         space.get_by_role("tab", name="TensorBoard").click()
         board = space.frame_locator("iframe[title=TensorBoard]")
         expect(board.locator("card-view").first).to_be_visible(timeout=SECONDS)
+        page.context.close()
     finally:
         server.terminate()
         server.wait(20)
@@ -285,7 +271,6 @@ def test_only_methods_that_read_are_taken(serve: Callable[..., App]) -> None:
 
 def test_many_first_requests_at_once_make_one(serve: Callable[..., App]) -> None:
     app = serve()
-    from concurrent.futures import ThreadPoolExecutor
 
     def ask(_: Any) -> int:
         with client(app) as web:
