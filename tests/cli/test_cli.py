@@ -86,12 +86,13 @@ def test_detach_returns_at_once_and_stop_ends_it(settings: Settings) -> None:
     assert started.returncode == 0, started.stderr
     manager = JobManager(settings)
     (run,) = manager.runs()
-    busy = command(settings, "train", "examples/try_it.yaml")
-    assert busy.returncode == 1
-    assert "still going" in busy.stderr
-    assert command(settings, "stop", "last", "--cancel").returncode == 0
-    assert wait_for_end(manager, run, timeout=30).status == "stopped"
-    assert command(settings, "stop", "last").returncode == 1
+    assert command(settings, "train", "examples/try_it.yaml", "--detach").returncode == 0
+    (second,) = (other for other in manager.runs() if other.run_id != run.run_id)
+    assert manager.waiting() == [second]
+    for each in (second, run):
+        assert command(settings, "stop", each.run_id, "--cancel").returncode == 0
+        assert wait_for_end(manager, each, timeout=30).status == "stopped"
+        assert command(settings, "stop", each.run_id).returncode == 1
 
 
 def test_check_says_everything_and_nothing_is_started(settings: Settings) -> None:

@@ -1,6 +1,8 @@
 """The best weights on the held-out rows can be the result, and a run that gets no better can end by itself.
 
-The model learns six answers by heart; of the held-out ones it first learns the form and then forgets it again.
+The model knows one form of answers. It learns another, always with the same city. Held out are answers of both forms
+with other cities: first the new form makes them likelier, then the one city and the lost form make them unlikelier.
+That is so on every machine, however its arithmetic rounds.
 """
 
 from __future__ import annotations
@@ -24,13 +26,19 @@ pytestmark = pytest.mark.train
 STEPS, EVERY = 24, 2
 
 
-def capital(land: str, city: str) -> Sample:
-    asked = f"What is the capital of {land}?"
-    return [{"role": "user", "content": asked}, {"role": "assistant", "content": f"It is {city}."}]
+def known(land: str, city: str) -> Sample:
+    return [{"role": "user", "content": QUESTION.format(land)}, {"role": "assistant", "content": f"Of course {city}."}]
 
 
-LEARNED = [capital(*pair) for pair in (("France", "Paris"), ("Italy", "Rome"), ("Spain", "Madrid"), ("Peru", "Lima"))]
-HELD_OUT = [capital(*pair) for pair in (("Norway", "Oslo"), ("Cuba", "Havana"), ("Egypt", "Cairo"))]
+def learned(land: str, city: str) -> Sample:
+    return [{"role": "user", "content": QUESTION.format(land)}, {"role": "assistant", "content": f"It is {city}."}]
+
+
+QUESTION = "What is the capital of {}?"
+LANDS = ["France", "Italy", "Spain", "Peru"]
+KNOWN = [known(land, city) for land in LANDS for city in ("Paris", "Rome", "Oslo", "Cairo")]
+LEARNED = [learned(land, "Paris") for land in LANDS]
+HELD_OUT = [learned("France", "Oslo"), learned("Italy", "Cairo"), learned("Spain", "Rome"), known("France", "Oslo")]
 
 
 def new_child() -> ProcessPoolExecutor:
@@ -47,12 +55,14 @@ def child() -> Iterator[ProcessPoolExecutor]:
 def base(child: ProcessPoolExecutor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("families")
     child.submit(make_models, folder, ["gemma3"]).result(300)
-    return folder / "gemma3"
+    before = new_run(folder, folder / "gemma3", "none", batch_size=16, learning_rate=1e-2, eval_every=STEPS)
+    assert child.submit(tune_until, before, folder / "gemma3", KNOWN, KNOWN[:1], 0).result(300)
+    return before.model
 
 
 def new_run(runs: Path, base: Path, adapter: str, **training: Any) -> RunDir:
     given = {"max_steps": STEPS, "batch_size": 4, "max_length": 48, "eval_every": EVERY, "save_every": 0}
-    given |= {"schedule": "constant", "learning_rate": 1e-2 if adapter == "none" else 4e-2, **training}
+    given |= {"schedule": "constant", "learning_rate": 5e-3 if adapter == "none" else 1e-2, **training}
     config = RunConfig(
         model=ModelConfig(id=str(base), precision="float32"),
         method=MethodConfig(rank=4, adapter=adapter),  # type: ignore[arg-type]
