@@ -27,7 +27,8 @@ from gemma_ft.errors import ConfigError, ErrorReport, RunNotFound
 from gemma_ft.webhook import SECRETS, parse_webhook
 
 Status = Literal["queued", "preparing", "training", "stopping", "finished", "stopped", "failed", "interrupted"]
-Wish = Literal["stop", "cancel"]
+Wish = Literal["shutdown", "stop", "cancel"]
+"""How a run shall leave, the strongest last: the machine goes down, or somebody asks, with a checkpoint or without."""
 Request = Literal["save_now", "sample_now"]
 
 ACTIVE: frozenset[Status] = frozenset({"queued", "preparing", "training", "stopping"})
@@ -64,7 +65,7 @@ class StopProgress(BaseModel):
 class RunState(BaseModel):
     """What `state.json` holds. Times are unix seconds.
 
-    `rescues` counts how often in a row the run was resumed without anybody asking for it.
+    `rescues` counts how often in a row the run was resumed without anybody asking for it and then saved nothing.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -221,9 +222,8 @@ class RunDir:
         (self.wishes / wish).touch()
 
     def wished(self) -> Wish | None:
-        """Return the strongest wish that is waiting: `cancel` before `stop`."""
-        found: tuple[Wish, ...] = ("cancel", "stop")
-        return next((wish for wish in found if (self.wishes / wish).exists()), None)
+        """Return the strongest wish that is waiting."""
+        return next((wish for wish in reversed(get_args(Wish)) if (self.wishes / wish).exists()), None)
 
     def request(self, request: Request) -> None:
         """Ask for something that the run does on its way, at its next step."""
@@ -237,6 +237,10 @@ class RunDir:
     def grant(self, request: Request) -> None:
         """Note that what was asked for is being done; whoever asks from now on asks anew."""
         (self.wishes / request).unlink(missing_ok=True)
+
+    def has_saved_since(self, then: float | None) -> bool:
+        """Tell whether there is a checkpoint that was written after a time (unix seconds), any if `None`."""
+        return any(folder.stat().st_mtime >= (then or 0) for folder in self.checkpoints.glob("checkpoint-*"))
 
     def clear_wishes(self) -> None:
         """Remove the wishes: they have been granted, or the run has ended without them."""

@@ -45,7 +45,8 @@ TAKE_OVER_SECONDS = 20.0
 START_SECONDS = 60.0
 """How long a start waits for another one on the same home."""
 MOST_RESCUES = 3
-"""How often in a row a run is resumed unasked: one that takes the machine down must not do so for ever."""
+"""How often in a row a run that saves nothing is resumed unasked: one that takes the machine down must not do so for
+ever."""
 REQUESTS_REMEMBERED = 100
 """Among so many of the newest runs a request is looked for that may have been made twice."""
 
@@ -90,7 +91,7 @@ class JobManager:
                 raise RunBusy(f"The run {run_id} is {state.status}; there is nothing to resume.", what_to_do)
             require_room(self.settings, run.config(), run)
             run.clear_wishes()
-            rescues = state.rescues + 1 if rescue else 0
+            rescues = (0 if run.has_saved_since(state.started_at) else state.rescues) + 1 if rescue else 0
             run.write_state(RunState(created_at=state.created_at, attempt=state.attempt + 1, rescues=rescues))
             self._supervise(run, hub_token)
         return run
@@ -195,9 +196,13 @@ class JobManager:
         return [run for run in reversed(self.runs()) if self.state(run).status == "interrupted"]
 
     def rescue(self, *, hub_token: str | None = None) -> list[RunDir]:
-        """Resume interrupted runs without being asked, except those that were rescued too often in a row."""
-        lost = [run for run in self.interrupted() if run.state().rescues < MOST_RESCUES]
+        """Resume interrupted runs without being asked, except those that were too often and get no further."""
+        lost = [run for run in self.interrupted() if self._may_be_rescued(run)]
         return [self.resume(run.run_id, hub_token=hub_token, rescue=True) for run in lost]
+
+    def _may_be_rescued(self, run: RunDir) -> bool:
+        state = run.state()
+        return state.rescues < MOST_RESCUES or run.has_saved_since(state.started_at)
 
     def _made_by(self, request: str) -> RunDir | None:
         return next((run for run in self.runs()[:REQUESTS_REMEMBERED] if run.origin().request == request), None)

@@ -69,7 +69,9 @@ def conclude(run: RunDir, state: RunState, exit_code: int | None, *, memory_ran_
             error = killed_for_memory(run)
         return state.model_copy(update={**final, "status": status, "error": error})
     if state.stop is not None and (state.stop.wish == "cancel" or state.stop.rung != "asked"):
-        return state.model_copy(update={**final, "status": "stopped"})
+        return state.model_copy(
+            update={**final, "status": "interrupted" if state.stop.wish == "shutdown" else "stopped"}
+        )
     if exit_code is None:
         return state.model_copy(update={**final, "status": "interrupted"})
     error = report_exit(run, exit_code, memory_ran_out=memory_ran_out)

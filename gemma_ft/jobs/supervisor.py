@@ -43,7 +43,7 @@ from gemma_ft.settings import NOTIFY_URL, Settings
 
 TICK_SECONDS = 0.2
 SAMPLE_SECONDS = 1.0
-PATIENCE_SECONDS: dict[Wish, float] = {"stop": 600.0, "cancel": 4.0}
+PATIENCE_SECONDS: dict[Wish, float] = {"shutdown": 600.0, "stop": 600.0, "cancel": 4.0}
 """How long the trainer may take to leave by itself: time to save a large model, or time to notice."""
 TERMINATE_SECONDS = 4.0
 LOCK_SECONDS = 3.0
@@ -137,7 +137,7 @@ class Supervisor:
         return exit_code
 
     def ask_to_leave(self, *_: object) -> None:
-        """Take SIGTERM (the machine goes down) as a wish to stop and save."""
+        """Take SIGTERM (the machine goes down) as a wish to save and to go on later."""
         self._leave.set()
 
     def _watch(self, trainer: int) -> None:
@@ -202,9 +202,9 @@ class Supervisor:
 
     def _climb(self, group: int) -> None:
         """Take the next rung of the stop ladder when there is a wish and its time has come."""
-        wish: Wish | None = self._run.wished() or ("stop" if self._leave.is_set() else None)
+        wish: Wish | None = self._run.wished() or ("shutdown" if self._leave.is_set() else None)
         stop = self._state.stop
-        if wish and (stop is None or (wish == "cancel" and stop.wish == "stop")):
+        if wish and (stop is None or (wish == "cancel" and stop.wish != "cancel")):
             with survives():
                 self._run.wish(wish)
             self._step_up(StopProgress(wish=wish), PATIENCE_SECONDS[wish])

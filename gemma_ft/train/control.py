@@ -48,13 +48,16 @@ class Control:
         threading.Thread(target=self._watch, name="wishes", daemon=True).start()
 
     def asked(self) -> Asked | None:
-        """Return what was asked for, if anything; a lost supervisor asks to save and leave."""
+        """Return what was asked for, if anything.
+
+        A machine that goes down and a lost supervisor ask to save and leave, and to be resumed.
+        """
         if wish := self._run.wished():
-            return wish
+            return "interrupted" if wish == "shutdown" else wish
         if not is_alive(self._supervisor) if self._supervisor else os.getppid() != self._parent:
             return "interrupted"
         # The launcher ends the others when one process failed: that is no wish.
-        return "stop" if self._terminated and ranks.count() == 1 else None
+        return "interrupted" if self._terminated and ranks.count() == 1 else None
 
     @property
     def terminated(self) -> bool:

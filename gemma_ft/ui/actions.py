@@ -23,7 +23,7 @@ def possible(
     going = state.status in ACTIVE and state.status != "queued"
     found = {
         "stop": going and state.stop is None,
-        "cancel": going and (state.stop is None or state.stop.wish == "stop"),
+        "cancel": going and (state.stop is None or state.stop.wish != "cancel"),
         "leave": state.status == "queued",
         "first": place is not None and place > 1,
         "last": place is not None and place < waiting,

@@ -166,11 +166,11 @@ def _detail(state: RunState, facts: RunFacts, now: float, pace: Pace, place: int
         return f"Number {place} in line; it starts by itself when a device is free." if place else ""
     if state.status == "stopping":
         if state.stop and state.stop.next_rung_at:
-            saving = "Saving a checkpoint" if state.stop.wish == "stop" else "Leaving without saving"
+            saving = "Leaving without saving" if state.stop.wish == "cancel" else "Saving a checkpoint"
             return f"{saving}; if that takes longer than {COUNTDOWN}, the process is ended."
         return f"{state.phase.capitalize()}."
     if state.status == "interrupted":
-        return f"The machine or the supervisor went away.{saved or ' No checkpoint had been written yet.'}"
+        return f"The machine went down, or the supervisor went away.{saved or ' No checkpoint had been written yet.'}"
     if state.status == "stopped":
         return f"Resume it when you like.{saved}" if saved else "It was stopped before a checkpoint was written."
     if state.status in ("preparing", "training"):

@@ -122,8 +122,30 @@ def test_interrupted_runs_are_rescued_but_not_for_ever(settings: Settings) -> No
     assert (state.status, state.attempt, state.rescues) == ("failed", 2, 1)
     run.write_state(lost.model_copy(update={"rescues": MOST_RESCUES}))
     assert manager.rescue() == []
+    (run.checkpoints / "checkpoint-5").mkdir(parents=True)
+    assert manager.rescue() == [run], "it gets on"
+    assert wait_for_end(manager, run, timeout=60).rescues == 1
     manager.resume(run.run_id)
     assert wait_for_end(manager, run, timeout=60).rescues == 0, "whoever asks begins anew"
+
+
+@pytest.mark.parametrize("told", [["supervisor"], ["trainer"], ["supervisor", "trainer"]], ids="+".join)
+def test_a_machine_that_goes_down_in_order_interrupts_a_run_which_saves_and_is_rescued(
+    demo_settings: Settings, told: list[str]
+) -> None:
+    manager = JobManager(demo_settings)
+    run = manager.start(LONG)
+    wait_until(lambda: RunFacts(run.events).refresh().steps, timeout=240, what="the first step")
+    state = manager.state(run)
+    for name in told:
+        os.kill(getattr(state, name).pid, signal.SIGTERM)
+    assert wait_for_end(manager, run, timeout=60).status == "interrupted"
+    saved = RunFacts(run.events).refresh().checkpoint
+    assert saved, "it has to save before it leaves"
+    assert manager.rescue() == [run]
+    wait_until(lambda: RunFacts(run.events).refresh().steps[-1]["step"] > saved, timeout=240, what="more steps")
+    manager.stop(run.run_id, save=False)
+    assert wait_for_end(manager, run, timeout=60).status == "stopped"
 
 
 def test_one_page_controls_a_home_and_the_next_takes_over(tmp_path: Path) -> None:
