@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from gemma_ft.failures import shortened
@@ -16,6 +16,8 @@ from gemma_ft.redaction import redact
 
 TAIL_BYTES = 65_536
 LONGEST_LINE = 500
+NEAREST_FRAMES = 12
+"""How many frames of a thread are shown of a crash: its dump begins with the innermost one, and may go on for pages."""
 TRACEBACK = "Traceback (most recent call last)"
 FATAL = "Fatal Python error"
 CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
@@ -39,9 +41,20 @@ def last_line(log: Path) -> str:
 
 
 def log_tail(log: Path) -> str:
-    """Return the last lines of a log, without its progress bars."""
+    """Return the last lines of a log, without its progress bars and what is far from a crash."""
     lines = (line.rpartition("\r")[2].rstrip() for line in _tail(log).split("\n"))
-    return shortened("\n".join(line for line in lines if not re.search(r"\d+%\|", line)).strip("\n"))
+    bare = (line for line in lines if not re.search(r"\d+%\|", line))
+    return shortened("\n".join(_near_the_crash(bare)).strip("\n"))
+
+
+def _near_the_crash(lines: Iterable[str]) -> Iterator[str]:
+    """Leave out what the interpreter dumps of a crash beyond the innermost frames of each thread."""
+    crashed, frames = False, 0
+    for line in lines:
+        crashed = crashed or line.startswith(FATAL)
+        frames = frames + 1 if line.startswith("  File ") else 0
+        if not crashed or (frames <= NEAREST_FRAMES and not line.startswith("Extension modules: ")):
+            yield line
 
 
 def _tail(log: Path) -> str:

@@ -34,6 +34,7 @@ from gemma_ft.jobs.processes import signal_group
 from gemma_ft.jobs.spawn import own_environment, spawn
 from gemma_ft.jobs.waiting import Turn
 from gemma_ft.jobs.watchdog import Watchdog
+from gemma_ft.monitor.alerts import Alert
 from gemma_ft.monitor.identity import identify
 from gemma_ft.monitor.kernel import MemoryKills
 from gemma_ft.monitor.machine import MachineSampler, Sample
@@ -156,14 +157,17 @@ class Supervisor:
                 with survives():
                     sample = sampler.sample(trainer)
                     samples.append("sample", **sample)
-                for alert in watchdog.look(sample):
-                    announce_alert(self._run, self._settings, alert.title, f"{alert.message} {alert.advice}")
+                self._announce(watchdog.look(sample))
             self._follow_phase()
             self._climb(trainer)
             time.sleep(TICK_SECONDS)
         self._follow_phase()
-        watchdog.look({})  # What the trainer said last.
+        self._announce(watchdog.look({}))  # Of what the trainer said last.
         samples.close()
+
+    def _announce(self, alerts: list[Alert]) -> None:
+        for alert in alerts:
+            announce_alert(self._run, self._settings, alert.title, f"{alert.message} {alert.advice}")
 
     def _remember_family(self, trainer: int) -> None:
         with survives():

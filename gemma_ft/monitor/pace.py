@@ -32,6 +32,7 @@ class Pace:
     evaluations: int = 0
     evaluation_mean: float | None = None
     left: float | None = None
+    report_every: int = 1
 
 
 def pace_of(facts: RunFacts) -> Pace:
@@ -57,6 +58,7 @@ def pace_of(facts: RunFacts) -> Pace:
         evaluations=len(facts.evals),
         evaluation_mean=sum(times) / len(times) if times else None,
         left=_left(facts, per_step),
+        report_every=max(1, int(step[-1] - step[-2])) if known else 1,
     )
 
 

@@ -186,7 +186,8 @@ def _silence(state: RunState, facts: RunFacts, now: float, pace: Pace) -> str:
         return ""
     quiet = now - facts.newest
     each = 1 / pace.steps_per_second if pace.steps_per_second else None
-    return f" No sign of life for {duration(quiet)}." if quiet > patience(each) else ""
+    normal = patience(each, report_every=pace.report_every)
+    return f" No sign of life for {duration(quiet)}." if quiet > normal else ""
 
 
 def _progress(state: RunState, facts: RunFacts) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gemma_ft.jobs.log_end import last_line, log_tail
+from gemma_ft.jobs.log_end import NEAREST_FRAMES, last_line, log_tail
 
 LAUNCHER = """\
 11:02:11 ERROR The training failed
@@ -101,6 +101,18 @@ def test_the_reason_of_a_real_process_is_found(tmp_path: Path, program: str, sai
         )
     assert last_line(log) == said
     assert said.rpartition(": ")[2] in log_tail(log)
+
+
+def test_a_crash_that_is_deep_in_the_code_leaves_room_for_what_was_said_before_it(tmp_path: Path) -> None:
+    deep = "import os\ndef f(n):\n  f(n - 1) if n else os.abort()\nprint('Building the model', flush=True)\nf(90)"
+    log = tmp_path / "output.log"
+    with log.open("wb") as output:
+        program = [sys.executable, "-X", "faulthandler", "-c", f"import torch\n{deep}"]
+        subprocess.run(program, stdout=output, stderr=output, check=False)
+    assert log.stat().st_size > 2 * len(tail := log_tail(log))
+    assert tail.startswith("Building the model")
+    assert "Current thread" in tail
+    assert tail.count("in f") == NEAREST_FRAMES
 
 
 def test_a_log_that_is_not_there_says_nothing(tmp_path: Path) -> None:
