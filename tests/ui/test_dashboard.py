@@ -331,7 +331,7 @@ def test_curves_over_time_and_tokens_alerts_and_other_runs(app: App, show: Calla
     page.wait_for_function(f"Math.abs(({first})().at(-1) - 300 * {STEP_SECONDS} - 2 * 1.25) < 0.1", timeout=SECONDS)
     page.get_by_label("Log scale").check()
     page.wait_for_function("() => document.querySelector('#loss-chart').layout.yaxis.type === 'log'", timeout=SECONDS)
-    page.get_by_text("Compare").click()
+    page.get_by_text("Compare", exact=True).click()
     page.get_by_label(other.run.run_id).check()
     names = "() => document.querySelector('#loss-chart').data.map((d) => d.name)"
     page.wait_for_function(f"({names})().includes('capitals, held-out')", timeout=SECONDS)

@@ -71,12 +71,13 @@ export class System {
     }
   }
 
-  // The bars: of this machine now, else of the run's newest sample.
+  // The bars: the newest sample of a run that goes on and has one, else this machine now.
   show(machine, active) {
+    if (active && this.t.length) machine = undefined;
     const now = machine?.now ?? this.#newest();
     const totals = machine?.totals ?? this.totals;
     if (!now) return;
-    say(this.note, machine ? (active ? "" : "Now; the curves are those of the run.") : "");
+    say(this.note, machine && !active ? "Now; the curves are those of the run." : "");
     const cores = totals.cores;
     this.#bar("cpu", "Processor", now.cpu, 100, `${one(now.cpu)} %`);
     this.#bar("memory", "Memory", now.memory, totals.memory, `${size(now.memory)} of ${size(totals.memory)}`);
