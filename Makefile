@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# So many files of tests at once, also on two cores: they wait for other processes most of the time.
+AT_ONCE := 3
 
 .PHONY: run test test-fast test-slow chaos bench check format clean
 
@@ -9,7 +11,7 @@ run: $(VENV)/installed ## Serve the app on http://localhost:7860
 	$(BIN)/python app.py
 
 test: $(VENV)/installed-dev ## All tests: real runs and a real browser
-	$(BIN)/python -m pytest -m "not gpu and not slow"
+	$(BIN)/python -m pytest -m "not gpu and not slow" -n $(AT_ONCE) --dist loadfile
 
 test-fast: $(VENV)/installed-dev ## Tests that train nothing and need no browser, under 90 seconds
 	$(BIN)/python -m pytest -m "not gpu and not train and not browser"

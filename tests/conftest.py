@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from urllib.error import URLError
 
 import pytest
+from filelock import FileLock
 
 from gemma_ft import recipes
 from gemma_ft.jobs.manager import JobManager
@@ -49,11 +51,29 @@ def wait_for_end(manager: JobManager, run: RunDir, *, timeout: float = 240.0) ->
 
 
 @pytest.fixture(scope="session")
-def demo_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """A function that has a folder made by whoever needs it first of all processes that run tests, and returns it."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def make_once(name: str, make: Callable[[Path], None]) -> Path:
+        with FileLock(shared / f"{name}.lock"):
+            if not (made := shared / f"{name}.made").exists():
+                make(shared / name)
+                made.touch()
+        return shared / name
+
+    return make_once
+
+
+@pytest.fixture(scope="session")
+def demo_models(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """A `models` folder in which the demo model has been built, by a child process, once for all tests."""
-    models = tmp_path_factory.mktemp("models")
-    subprocess.run([sys.executable, "-c", BUILD_DEMO, str(models)], env=own_environment(), check=True, timeout=600)
-    return models
+
+    def build(models: Path) -> None:
+        subprocess.run([sys.executable, "-c", BUILD_DEMO, str(models)], env=own_environment(), check=True, timeout=600)
+
+    return made_once("models", build)
 
 
 @pytest.fixture
@@ -80,15 +100,28 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 @pytest.fixture(scope="session")
-def tuned_settings(tmp_path_factory: pytest.TempPathFactory, demo_models: Path) -> Settings:
-    """A home with one finished run, the Try it recipe; for tests that only look at it or talk to it."""
-    settings = Settings(home=tmp_path_factory.mktemp("tuned"), port=free_port())
-    settings.models.symlink_to(demo_models)
-    manager = JobManager(settings)
-    run = manager.start(recipes.try_it())
-    state = wait_for_end(manager, run)
-    assert state.status == "finished", f"{state.error}\n{run.log.read_text()}"
-    return settings
+def tuned_settings(
+    made_once: Callable[[str, Callable[[Path], None]], Path],
+    demo_models: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Settings:
+    """A home with one finished run, the Try it recipe; for tests that only look at it or talk to it.
+
+    It is made once and copied, because two pages on one home would know of each other.
+    """
+
+    def tune(home: Path) -> None:
+        settings = Settings(home=home)
+        home.mkdir()
+        settings.models.symlink_to(demo_models)
+        manager = JobManager(settings)
+        run = manager.start(recipes.try_it())
+        state = wait_for_end(manager, run)
+        assert state.status == "finished", f"{state.error}\n{run.log.read_text()}"
+
+    home = tmp_path_factory.mktemp("tuned") / "home"
+    shutil.copytree(made_once("tuned", tune), home, symlinks=True)
+    return Settings(home=home, port=free_port())
 
 
 def end_all_runs(settings: Settings) -> None:

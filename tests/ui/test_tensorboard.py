@@ -97,9 +97,9 @@ def test_the_tab_shows_the_scalars_of_the_run_on_the_screen(
     page.on("request", lambda request: asked.append(request.url))
     page.get_by_role("tab", name="TensorBoard").click()
     frame = page.frame_locator("iframe[title=TensorBoard]")
-    frame.get_by_placeholder("Filter tags (regex)").fill("^train/loss$", timeout=SECONDS)
+    frame.get_by_role("combobox", name="Filter tags (regex)").fill("^train/loss$", timeout=SECONDS)
     expect(frame.locator("card-view", has_text=run.run_id).first).to_contain_text("loss", timeout=SECONDS)
-    expect(frame.get_by_placeholder("Filter runs (regex)")).to_have_value(f"^{run.run_id}$")
+    expect(frame.get_by_role("textbox", name="Filter runs (regex)")).to_have_value(f"^{run.run_id}$")
     assert any("/tensorboard/" in url for url in asked)
     told = curves(client(app), run)
     facts = [json.loads(line) for line in run.events.read_text().splitlines()]
