@@ -21,7 +21,8 @@ SPREAD = 1000
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pace:
     """Figures of the training loop. Times are seconds; `step_mean` and `step_p95` are without evaluations, answers to
-    the sample questions and checkpoints; `left` is with them, as often as they came so far.
+    the sample questions and checkpoints; `left` is with them, as often as they came so far. `report_every` is how many
+    steps there are to a report.
     """
 
     steps_per_second: float | None = None
@@ -32,7 +33,7 @@ class Pace:
     evaluations: int = 0
     evaluation_mean: float | None = None
     left: float | None = None
-    report_every: int = 1
+    report_every: int | None = None
 
 
 def pace_of(facts: RunFacts) -> Pace:
@@ -58,7 +59,7 @@ def pace_of(facts: RunFacts) -> Pace:
         evaluations=len(facts.evals),
         evaluation_mean=sum(times) / len(times) if times else None,
         left=_left(facts, per_step),
-        report_every=max(1, int(step[-1] - step[-2])) if known else 1,
+        report_every=int(step[-1] - step[-2]) if known else None,
     )
 
 

@@ -186,7 +186,7 @@ def _silence(state: RunState, facts: RunFacts, now: float, pace: Pace) -> str:
         return ""
     quiet = now - facts.newest
     each = 1 / pace.steps_per_second if pace.steps_per_second else None
-    normal = patience(each, report_every=pace.report_every)
+    normal = patience(each, report_every=pace.report_every or 1)
     return f" No sign of life for {duration(quiet)}." if quiet > normal else ""
 
 

@@ -174,7 +174,7 @@ def test_the_time_left_after_a_resume_is_by_the_new_pace_and_may_be_days(
 
 def test_nothing_is_made_up_before_there_are_steps(story: Story) -> None:
     pace = pace_of(RunFacts(story.path).refresh())
-    assert [getattr(pace, name) for name in pace.__slots__ if name != "evaluations"] == [None] * 7
+    assert [getattr(pace, name) for name in pace.__slots__ if name != "evaluations"] == [None] * 8
 
 
 @pytest.mark.parametrize("length", [1, 2, 999, 1000, 1001, 12_345, 100_000])

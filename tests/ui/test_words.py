@@ -127,6 +127,19 @@ def test_a_training_that_says_nothing_for_long_is_said_to_be_silent(tmp_path: Pa
     assert ("No sign of life" in view(ABOUT, state, facts, has_model=False, now=now)["detail"]) == silent
 
 
+def test_a_training_that_reports_every_hundredth_step_may_be_silent_for_longer(tmp_path: Path) -> None:
+    writer = FactWriter(tmp_path / "events.jsonl")
+    writer.append("phase", phase="training", step=0, max_steps=1000)
+    for n in (100, 200, 300):
+        writer.append("step", step=n, max_steps=1000, loss=1.0, seconds=1.0 * n, duration=1.0)
+    writer.close()
+    facts = RunFacts(tmp_path / "events.jsonl").refresh()
+    facts.newest = 0.0
+    state = RunState(created_at=0, status="training", phase="training")
+    said = [view(ABOUT, state, facts, has_model=False, now=now)["detail"] for now in (290.0, 310.0)]
+    assert ["No sign of life" in detail for detail in said] == [False, True]
+
+
 def test_text_for_markdown_carries_no_markup() -> None:
     hostile = "<script>alert(1)</script> [x](javascript:1) **b** `c`"
     assert "<script" not in escape(hostile)
