@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from conftest import ROOT, App, answers, wait_until
+from conftest import ROOT, App, answers, end_all_runs, wait_until
 from gemma_ft.jobs.spawn import own_environment
 from gemma_ft.settings import Settings
 
@@ -35,3 +35,4 @@ def served(settings: Settings, code: str = AS_IT_IS, **environment: str) -> Iter
     finally:
         process.terminate()
         process.wait(20)
+        end_all_runs(settings)

@@ -51,9 +51,16 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., App]]:
         yield lambda *code, **environment: stack.enter_context(served(settings, *code, **environment))
 
 
+def ended_run(settings: Settings) -> RunDir:
+    """Make a run that is over: the page would see to it that one which waits is trained."""
+    run = create_run(settings.runs, recipes.try_it())
+    run.write_state(run.state().model_copy(update={"status": "finished"}))
+    return run
+
+
 def new_run(settings: Settings, values: tuple[float, ...] = (3.0, 2.0, 1.0)) -> RunDir:
     """Make a run with one curve, written by TensorBoard's own writer in a process of its own."""
-    run = create_run(settings.runs, recipes.try_it())
+    run = ended_run(settings)
     code = (
         "import sys, json\n"
         "from torch.utils.tensorboard import SummaryWriter\n"
@@ -191,13 +198,13 @@ def test_damaged_event_files_and_links_out_of_the_runs_harm_nothing(serve: Calla
     app = serve()
     good = new_run(app.settings)
     outside = new_run(Settings(home=tmp_path / "elsewhere"), (666.0,))
-    damaged = create_run(app.settings.runs, recipes.try_it())
+    damaged = ended_run(app.settings)
     damaged.tensorboard.mkdir()
     (damaged.tensorboard / "events.out.tfevents.1.host.1.0").write_bytes(os.urandom(10_000))
     cut = new_run(app.settings)
     (file,) = cut.tensorboard.iterdir()
     file.write_bytes(file.read_bytes()[:-7])
-    linking = create_run(app.settings.runs, recipes.try_it())
+    linking = ended_run(app.settings)
     linking.tensorboard.symlink_to(outside.tensorboard)
     (app.settings.runs / outside.run_id).symlink_to(outside.path)
     with client(app) as web:
