@@ -76,6 +76,7 @@ def test_a_run_on_the_screen_says_nothing_and_a_hidden_page_tells_of_its_end_onc
     second = app.manager.start(BROKEN)
     error = wait_for_end(app.manager, second).error
     assert error is not None
+    asks_again(page)
     page.wait_for_function("() => window.shown.length > 1", timeout=60_000)
     shown = page.evaluate("() => window.shown[1]")
     assert shown["title"] == f"broken failed: {error.title}"
