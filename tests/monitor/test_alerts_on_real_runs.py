@@ -76,6 +76,9 @@ HEALTHY = {
 }
 
 
+LONGER = sorted(HEALTHY.keys() - {"sparse"})
+
+
 def written(run: RunDir) -> list[Fact]:
     """Return a run's facts and its looks at the machine."""
     facts, samples = read_facts(run.events)[0], read_facts(run.system)[0]
@@ -93,7 +96,9 @@ def told(run: RunDir) -> list[str]:
     return [fact["rule"] for fact in read_facts(run.alerts)[0] if fact["active"]]
 
 
-@pytest.mark.parametrize("kind", [*HEALTHY, "preferences", "Try it"])
+@pytest.mark.parametrize(
+    "kind", ["sparse", "preferences", "Try it", *(pytest.param(kind, marks=pytest.mark.slow) for kind in LONGER)]
+)
 def test_a_run_that_learns_raises_no_alarm(kind: str, record: Record, pairs: str, tuned_settings: Settings) -> None:
     if kind == "Try it":
         run = JobManager(tuned_settings).runs()[0]

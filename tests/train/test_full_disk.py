@@ -112,11 +112,13 @@ def check_like_undisturbed(manager: JobManager, run: RunDir, state: RunState, ex
 @pytest.mark.parametrize(
     ("checkpoints", "more", "said"),
     [
-        pytest.param(0.0, 0, "", id="no room for anything"),
+        pytest.param(0.0, 0, "", id="no room for anything", marks=pytest.mark.slow),
         pytest.param(0.1, 0, "needs", id="not for a checkpoint"),
-        pytest.param(1.0, -100_000, "are not enough", id="not for the last large file of a checkpoint"),
+        pytest.param(
+            1.0, -100_000, "are not enough", id="not for the last large file of a checkpoint", marks=pytest.mark.slow
+        ),
         pytest.param(1.0, 15_000, "", id="not for the small files of a checkpoint"),
-        pytest.param(1.7, 0, "needs", id="not for the second checkpoint"),
+        pytest.param(1.7, 0, "needs", id="not for the second checkpoint", marks=pytest.mark.slow),
         pytest.param(2.0, 150_000, "", id="not for the model"),
     ],
 )
