@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# So many files of tests at once, also on two cores: they wait for other processes most of the time.
-AT_ONCE := 3
+# So many files of tests at once; more of them only wait for each other on two cores.
+AT_ONCE := 2
 
 .PHONY: run test test-fast test-slow chaos bench check format clean
 

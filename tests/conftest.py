@@ -26,6 +26,9 @@ from gemma_ft.settings import Settings
 from small_disk import SmallDisk, mounted
 
 ROOT = Path(__file__).resolve().parents[1]
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Set before PyTorch is imported, and passed on to the children: several trainings share the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 BUILD_DEMO = """
 import sys
 from pathlib import Path

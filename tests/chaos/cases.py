@@ -75,7 +75,6 @@ class Case:
 
 SAMPLE: tuple[str, ...] = (
     "kill-app-training-2",
-    "kill-app-checkpoint-1",
     "kill-app-pushing-4",
     "kill-supervisor-queued-6",
     "kill-supervisor-preparing-8",
@@ -94,9 +93,7 @@ SAMPLE: tuple[str, ...] = (
     "kill-trainer-pushing-26",
     "kill-engine-training-28",
     "kill-all-queued-11",
-    "kill-all-preparing-13",
     "kill-all-evaluating-15",
-    "kill-all-checkpoint-17",
     "kill-all-pushing-19",
     "hang-app-queued-30",
     "hang-supervisor-training-21",

@@ -129,7 +129,14 @@ def test_interrupted_runs_are_rescued_but_not_for_ever(settings: Settings) -> No
     assert wait_for_end(manager, run, timeout=60).rescues == 0, "whoever asks begins anew"
 
 
-@pytest.mark.parametrize("told", [["supervisor"], ["trainer"], ["supervisor", "trainer"]], ids="+".join)
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param(["supervisor"], marks=pytest.mark.slow, id="supervisor"),
+        pytest.param(["trainer"], marks=pytest.mark.slow, id="trainer"),
+        pytest.param(["supervisor", "trainer"], id="both"),
+    ],
+)
 def test_a_machine_that_goes_down_in_order_interrupts_a_run_which_saves_and_is_rescued(
     demo_settings: Settings, told: list[str]
 ) -> None:
