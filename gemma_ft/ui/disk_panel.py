@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import gradio as gr
 
@@ -61,15 +62,16 @@ def disk_in_words(services: Services, run_id: str) -> str:
     return "\n\n".join(lines)
 
 
-def _deleting(services: Services, *, only_checkpoints: bool) -> Callable[[str], str]:
-    """Return a handler that deletes and says what is left."""
+def _deleting(services: Services, *, only_checkpoints: bool) -> Callable[[str], Any]:
+    """Return a handler that deletes and says what is left; who declined sees what stood there before."""
 
     @shows_errors
-    def delete(run_id: str) -> str:
-        if run_id != DECLINED:
-            freed = services.delete(run_id, only_checkpoints=only_checkpoints)
-            sweep(services.settings.runs)
-            gr.Info(f"{size_in_words(freed)} are free again.", title="Deleted")
+    def delete(run_id: str) -> Any:
+        if run_id == DECLINED:
+            return gr.skip()
+        freed = services.delete(run_id, only_checkpoints=only_checkpoints)
+        sweep(services.settings.runs)
+        gr.Info(f"{size_in_words(freed)} are free again.", title="Deleted")
         return disk_in_words(services, run_id)
 
     return delete

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.browser
 def test_each_rule_has_a_choice_on_the_method_step_and_it_is_part_of_the_run(
     start_app: Callable[[], App], open_page: Callable[..., Page]
 ) -> None:
-    page = open_page(start_app().url)
+    # So tall that the whole configuration is drawn: its viewer draws only the lines that can be seen.
+    page = open_page(start_app().url, viewport={"width": 1280, "height": 4000})
     for step in ("Data", "Method"):
         page.get_by_role("button", name=f"Next: {step}").click()
     page.get_by_role("button", name="What alerts do").click()

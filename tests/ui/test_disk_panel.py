@@ -35,6 +35,8 @@ def test_checkpoints_and_runs_are_deleted_after_a_yes_and_never_while_a_run_is_g
 
     page.once("dialog", lambda dialog: dialog.dismiss())
     page.locator("#delete-checkpoints-button").click()
+    page.wait_for_timeout(1000)
+    expect(page.locator("#disk-use")).to_contain_text("checkpoints 3.0 MB")
     asked: list[str] = []
     page.once("dialog", lambda dialog: (asked.append(dialog.message), dialog.accept()))
     page.locator("#delete-checkpoints-button").click()
