@@ -89,12 +89,13 @@ export class System {
       this.#bar(`gpu${i}`, name, at("use"), 100, [`${one(at("use"))} %`, ...heat].filter(Boolean).join(" · "), gpu.name);
       this.#bar(`gpu${i}m`, `${name} memory`, at("memory"), gpu.memory, `${size(at("memory"))} of ${size(gpu.memory)}`);
     });
-    if (active && now.own_cpu != null) {
+    const own = active && now.own_cpu != null;
+    if (own) {
       const share = cores ? now.own_cpu / cores : null;
       this.#bar("own", "This run, processor", share, 100, share === null ? `${one(now.own_cpu)} % of a core` : `${one(share)} %`);
       this.#bar("ownm", "This run, memory", now.own_memory, totals.memory, size(now.own_memory));
     }
-    for (const name of ["own", "ownm"]) if (this.bars.has(name)) this.bars.get(name).node.hidden = !active;
+    for (const name of ["own", "ownm"]) if (this.bars.has(name)) this.bars.get(name).node.hidden = !own;
   }
 
   #bar(key, title, value, most, words, hint = "") {
