@@ -146,6 +146,7 @@ def tick(server: Server, run: WrittenRun, clients: list[Client], ticks: int, *, 
             time.sleep(max(0.0, 1 - (time.monotonic() - began)))
 
     for client in clients:
+        client.connection.close()  # The server gives up what was silent for five seconds; the next question reconnects.
         client.sent.clear()
         client.seconds.clear()
     threads = [threading.Thread(target=follow, args=(client, n / len(clients))) for n, client in enumerate(clients)]
