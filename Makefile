@@ -11,7 +11,7 @@ run: $(VENV)/installed ## Serve the app on http://localhost:7860
 	$(BIN)/python app.py
 
 test: $(VENV)/installed-dev ## All tests: real runs and a real browser
-	$(BIN)/python -m pytest -m "not gpu and not slow" -n $(AT_ONCE) --dist loadfile
+	$(BIN)/python -m pytest -m "not gpu and not slow" -n $(AT_ONCE) --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/installed-dev ## Tests that train nothing and need no browser, under 90 seconds
 	$(BIN)/python -m pytest -m "not gpu and not train and not browser"

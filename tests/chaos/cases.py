@@ -75,7 +75,6 @@ class Case:
 
 SAMPLE: tuple[str, ...] = (
     "kill-app-training-2",
-    "kill-app-pushing-4",
     "kill-supervisor-queued-6",
     "kill-supervisor-preparing-8",
     "kill-supervisor-tokenising-3",
@@ -92,7 +91,6 @@ SAMPLE: tuple[str, ...] = (
     "kill-trainer-saving-9",
     "kill-trainer-pushing-26",
     "kill-engine-training-28",
-    "kill-all-queued-11",
     "kill-all-evaluating-15",
     "kill-all-pushing-19",
     "hang-app-queued-30",

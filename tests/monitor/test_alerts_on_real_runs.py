@@ -135,6 +135,7 @@ def test_a_learning_rate_far_too_high_is_told_by_the_runs_own_supervisor(record:
     assert [change.rule for change in alerts_of(run) if change.active] == ["loss_explodes"]
 
 
+@pytest.mark.slow
 def test_a_hundred_times_the_learning_rate_is_told(record: Record) -> None:
     run = record(**{"training.learning_rate": 0.5, "training.max_steps": 100})
     assert fired(alerts_of(run))[:1] == ["loss_explodes"]
