@@ -47,7 +47,13 @@ SICK: dict[str, tuple[set[str], Changes]] = {
     "rate of next to nothing": ({"loss_flat"}, {"training.learning_rate": 1e-9}),
     "by heart": (
         {"overfitting"},
-        {"method.adapter": "none", "training.learning_rate": 2e-3, "training.max_steps": 200},
+        {
+            "data.max_rows": 32,
+            "data.validation_fraction": 0.5,
+            "training.batch_size": 4,
+            "training.schedule": "constant",
+            "training.max_steps": 160,
+        },
     ),
 }
 """What is wrong, the rules that may say so, and how it is brought about."""
