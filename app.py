@@ -10,14 +10,17 @@ import sys
 
 from gemma_ft.errors import GemmaFtError
 from gemma_ft.settings import Settings
-from gemma_ft.ui.page import build_page, launch_options
-from gemma_ft.ui.services import Services
 
 
 def main() -> None:
     """Build the page from the environment's settings and serve it until interrupted."""
     try:
-        services = Services(Settings.from_env())
+        settings = Settings.from_env()
+        # Gradio reads the environment when it is imported, and a bad port would be a traceback instead of a sentence.
+        from gemma_ft.ui.page import build_page, launch_options  # noqa: PLC0415
+        from gemma_ft.ui.services import Services  # noqa: PLC0415
+
+        services = Services(settings)
         services.settings.make_home()
         services.watch()
         build_page(services).launch(**launch_options(services))

@@ -7,6 +7,7 @@ were; the schedule is that of the longer run, so the learning rate may rise agai
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -24,8 +25,11 @@ LONGEST_LABEL = 80
 def continuation(parent: RunDir, epochs: float) -> tuple[RunConfig, Origin, Callable[[RunDir], None]]:
     """Return the config of the longer run, where it comes from, and what furnishes its folder.
 
-    Raises `ConfigError` when there is no checkpoint of the last step, or the longer run cannot be.
+    Raises `ConfigError` when `epochs` is not above 0, when there is no checkpoint of the last step, or when the
+    longer run cannot be.
     """
+    if not (isinstance(epochs, (int, float)) and 0 < epochs < math.inf):
+        raise ConfigError(f"{epochs} more epochs cannot be trained.", "Give a number above 0, such as 1 or 0.5.")
     config, last = parent.config(), last_step(parent.events)
     step = int(last.get("step", 0))
     checkpoint = parent.checkpoints / f"checkpoint-{step}"

@@ -203,6 +203,10 @@ def test_a_finished_run_is_trained_further_as_a_run_of_its_own(demo_settings: Se
     assert wait_for_end(manager, parent).status == "finished"
     files = {path: path.read_bytes() for path in parent.checkpoints.rglob("*") if path.is_file()}
     steps = last_step(parent.events)["step"]
+    for nonsense in (-1, 0, float("nan"), float("inf"), None):
+        with pytest.raises(ConfigError, match="above 0"):
+            manager.continue_run(parent.run_id, nonsense)  # type: ignore[arg-type]
+    assert manager.runs() == [parent]
     child = manager.continue_run(parent.run_id, 1)
     assert wait_for_end(manager, child).status == "finished", child.log.read_text()
     assert child.origin().parent == parent.run_id

@@ -33,7 +33,7 @@ print(len(written))
 """
 
 
-@pytest.mark.parametrize(("module", "read"), [("gradio", True), ("app", False)])
+@pytest.mark.parametrize(("module", "read"), [("gradio", True), ("gemma_ft.ui.page", False)])
 def test_importing_the_page_makes_no_stubs_of_gradio(module: str, read: bool) -> None:
     code = COUNTED.format(module=module)
     done = subprocess.run(

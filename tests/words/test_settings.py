@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,14 @@ def test_a_space_listens_for_everybody_and_a_laptop_for_itself() -> None:
 def test_a_port_that_is_none_is_told(port: str) -> None:
     with pytest.raises(ConfigError, match="no port"):
         Settings.from_env({"GRADIO_SERVER_PORT": port})
+
+
+def test_a_bad_port_is_one_sentence_also_before_gradio_reads_it() -> None:
+    given = {"PATH": os.environ["PATH"], "GRADIO_SERVER_PORT": "seventy"}
+    done = subprocess.run([sys.executable, "app.py"], cwd=ROOT, env=given, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "'seventy', which is no port" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_home_that_cannot_be_is_told(tmp_path: Path) -> None:
